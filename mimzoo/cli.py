@@ -1,0 +1,141 @@
+"""The command line: parse, call, print. Every command imports what it needs, so that listing never waits for torch."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mimzoo import __version__
+from mimzoo.errors import MimzooError
+
+app = typer.Typer(
+    help="A zoo of masked-image-modelling encoders for 3D medical images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="A model: a bare name, a folder (./run), or hf://org/name@tag.")]
+Data = Annotated[Path, typer.Option("--data", help="A folder with a Decathlon dataset.json, or of scans.")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run's folder; by default runs/NAME.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder where it was stopped.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the card: key.path=value.")]
+SaveSeconds = Annotated[float, typer.Option(help="Save the state at least this often.")]
+
+
+def main() -> None:
+    """Run the command line; a user's error prints one sentence and exits with 1, an interruption with 130."""
+    try:
+        app(standalone_mode=True)
+    except MimzooError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except OSError as error:
+        # Full disks and forbidden folders are the user's to mend; anything else keeps its traceback.
+        _fail(f"{error.strerror or error}: {error.filename or 'a file'}; free space or choose another folder")
+
+
+def _fail(sentence: str, code: int = 1) -> None:
+    print(f"mimzoo: {' '.join(sentence.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"mimzoo {__version__}")
+        raise typer.Exit
+
+
+@app.command("list")
+def list_() -> None:
+    """List the models that have a name, and where their weights are."""
+    from mimzoo.listing import models_table
+
+    _print(models_table())
+
+
+@app.command()
+def plugins() -> None:
+    """Show who offers what, and which plugins failed; exits with 1 when one failed or two are in conflict."""
+    from mimzoo.listing import plugins_table
+    from mimzoo.registry import registry
+
+    found = registry()
+    _print(plugins_table(found))
+    problems = [*map(str, found.failures), *found.conflicts()]
+    if problems:
+        for problem in problems[:-1]:
+            print(f"mimzoo: {problem}", file=sys.stderr)
+        _fail(problems[-1])
+
+
+@app.command()
+def pretrain(
+    model: Model,
+    data: Data,
+    out: Out = None,
+    resume: Resume = False,
+    set_: Assignments = None,
+    save_seconds: SaveSeconds = 60.0,
+) -> None:
+    """Pretrain an encoder on scans without labels, from its card's recipe."""
+    from mimzoo.pretrain import pretrain as run
+
+    _train(run, model, data, out, resume, set_ or [], save_seconds)
+
+
+@app.command()
+def finetune(
+    model: Model,
+    data: Data,
+    out: Out = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Whose encoder weights to begin from; `scratch` for none.")
+    ] = None,
+    resume: Resume = False,
+    set_: Assignments = None,
+    save_seconds: SaveSeconds = 60.0,
+) -> None:
+    """Train a segmenter on labelled scans, from its card's recipe."""
+    from mimzoo.finetune import finetune as run
+
+    assignments = list(set_ or [])
+    if start is not None:
+        assignments.append(f"finetuning.start={'null' if start == 'scratch' else start}")
+    _train(run, model, data, out, resume, assignments, save_seconds)
+
+
+def _train(
+    run: Any, model: str, data: Path, out: Path | None, resume: bool, assignments: list[str], save_seconds: float
+) -> None:
+    from mimzoo.cards import override
+    from mimzoo.hub import find_model
+    from mimzoo.training import InterruptedRun
+
+    card = override(find_model(model), assignments)
+    folder = out or Path("runs") / card.name
+    try:
+        with _cases_progress("prepare") as progress:
+            finished = run(card, data, folder, resume=resume, save_seconds=save_seconds, progress=progress)
+    except InterruptedRun as stop:
+        again = [word for word in sys.argv[1:] if word != "--resume"]
+        _fail(f"{stop}; continue with: mimzoo {shlex.join([*again, '--resume'])}", 130)
+    weights = finished.block.weights
+    print(f"{finished.name}: {folder / 'model.safetensors'} ({weights.bytes / 1e6:.1f} MB), card {folder / 'README.md'}")
+
+
+def _cases_progress(title: str) -> Any:
+    from mimzoo.listing import cases_progress
+
+    return cases_progress(title)
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))).print(renderable)

@@ -1,0 +1,153 @@
+"""The blocks of a model card: input, recipes, labels. Strict data without torch, shared by training and deployment."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Size = tuple[Positive, Positive, Positive]
+Spacing = tuple[Rate, Rate, Rate]
+
+
+class Block(BaseModel):
+    """A frozen mapping that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Component(Block):
+    """A registered component by name, with the arguments that differ from its defaults."""
+
+    name: str
+    args: dict[str, JsonValue] = {}
+
+
+class WindowHU(Block):
+    """Intensities clipped to a Hounsfield window and mapped to 0..1."""
+
+    mode: Literal["window_hu"]
+    window_hu: tuple[float, float]
+
+    @model_validator(mode="after")
+    def _rises(self) -> "WindowHU":
+        _check_rising("window_hu", self.window_hu)
+        return self
+
+
+class ZScore(Block):
+    """Intensities to zero mean and unit deviation over the chosen voxels; with `nonzero`, zeros stay zero."""
+
+    mode: Literal["zscore"]
+    voxels: Literal["all", "nonzero"] = "all"
+
+
+class Percentile(Block):
+    """Intensities clipped between two percentiles of the scan and mapped to 0..1."""
+
+    mode: Literal["percentile"]
+    percentiles: tuple[Annotated[float, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=100)]] = (0.5, 99.5)
+
+    @model_validator(mode="after")
+    def _rises(self) -> "Percentile":
+        _check_rising("percentiles", self.percentiles)
+        return self
+
+
+def _check_rising(key: str, pair: tuple[float, float]) -> None:
+    if pair[0] >= pair[1]:
+        raise ValueError(f"{key} must rise, got {list(pair)}")
+
+
+Intensity = Annotated[WindowHU | ZScore | Percentile, Field(discriminator="mode")]
+
+
+class Input(Block):
+    """What a network sees of a scan: channel names, spacing (mm), orientation, intensity mode, crop (voxels)."""
+
+    channels: Annotated[tuple[str, ...], Field(min_length=1)]
+    spacing_mm: Spacing
+    orientation: Literal["RAS"] = "RAS"
+    intensity: Intensity
+    crop: Size
+
+    def key(self) -> str:
+        """Return the hash of all that decides the prepared voxels (the crop does not)."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"crop"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Optimiser(Block):
+    """AdamW with linear warm-up, cosine decay to `final_lr`, gradient clipping and layer-wise decay."""
+
+    lr: Rate
+    final_lr: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    clip_norm: Rate = 1.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Augmentation(Block):
+    """Random changes of a crop; every amount 0 and no axis switches its change off."""
+
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    blur_mm: Annotated[float, Field(ge=0)] = 0.0
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    intensity_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    intensity_shift: Annotated[float, Field(ge=0)] = 0.0
+    probability: Share = 0.5
+
+
+class Schedule(Block):
+    """How long and how: optimiser steps, crops per step over all devices, seed, validation interval (steps)."""
+
+    steps: Positive
+    batch: Positive
+    accumulate: Positive = 1
+    validate_every: Positive
+    optimiser: Optimiser
+    augmentation: Augmentation = Augmentation()
+    seed: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "Schedule":
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} must be a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class Pretraining(Schedule):
+    """A masked-image-modelling recipe."""
+
+    objective: Component
+    masking: Component
+    decoder: Component
+    data: str
+
+
+class Finetuning(Schedule):
+    """A segmentation recipe.
+
+    `start` names the card whose encoder weights it begins from (none: from scratch); `labelled` takes only that many
+    of the labelled training cases; `foreground` is the share of crops centred on a labelled voxel.
+    """
+
+    head: Component
+    start: str | None = None
+    labelled: Positive | None = None
+    foreground: Share = 0.67
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    data: str
+
+
+Labels = dict[Annotated[int, Field(ge=1, le=254)], str]

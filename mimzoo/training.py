@@ -1,0 +1,370 @@
+"""The training loop that pretraining and fine-tuning share, and a state from which it continues bit-identically."""
+
+import csv
+import ctypes
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from mimzoo.errors import DataError, WeightsError
+from mimzoo.files import replacing
+from mimzoo.recipes import Optimiser, Schedule
+from mimzoo.weights import read_about, read_weights, save_weights
+
+LOG_EVERY = 10
+Batch = dict[str, Any]
+LossOf = Callable[[nn.Module, Batch, int], Tensor]
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+class InterruptedRun(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+@dataclass
+class State:
+    """All that changes while training; `best` is the best value of the first validation figure so far."""
+
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    average: nn.Module | None
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    recent_losses: list[float] = field(default_factory=list)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor of the state by a flat name, random number generators included."""
+        found = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        if self.average is not None:
+            found |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        for index, slots in self.optimiser.state_dict()["state"].items():
+            found |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in slots.items()}
+        found["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            found["random.cuda"] = torch.cuda.get_rng_state()
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write the state to `path`, replacing the previous one only once it is whole."""
+        about = {"step": self.step, "best": self.best, "best_step": self.best_step, "losses": self.recent_losses}
+        save_weights(path, self.tensors(), about)
+
+    def load(self, path: Path) -> None:
+        """Take over the state saved at `path`, down to the random number generators."""
+        tensors, about = read_weights(path), read_about(path)
+        self.step, self.best, self.best_step = about["step"], about["best"], about["best_step"]
+        self.recent_losses = about["losses"]
+        self.model.load_state_dict(below(tensors, "model"))
+        if self.average is not None:
+            self.average.load_state_dict(below(tensors, "average"))
+        self._load_optimiser(below(tensors, "optimiser"))
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+
+    def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, _, slot = key.partition(".")
+            slots.setdefault(int(index), {})[slot] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
+
+
+def below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix.`, without it."""
+    start = prefix + "."
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
+@dataclass
+class Job:
+    """One training: what is trained on what, how a batch becomes a loss, and what validation measures.
+
+    `validate` returns named figures of which the first one selects the best weights; `higher_is_better` says which
+    way. `data` yields item i of the whole training as a pure function of i, so that resuming needs only the step.
+    """
+
+    folder: Path
+    schedule: Schedule
+    model: nn.Module
+    groups: list[dict[str, Any]]
+    data: Dataset[Any]
+    loss_of: LossOf
+    validate: Validate
+    higher_is_better: bool
+    title: str
+    save_seconds: float = 60.0
+    workers: int = 0
+
+
+def train(job: Job) -> State:
+    """Return the final state of a job, begun or continued from `checkpoints/last.safetensors` in its folder.
+
+    The weights that validate best are kept in `checkpoints/best.safetensors`.
+    Raises InterruptedRun after SIGINT or SIGTERM, with the state saved; DataError when the loss is not finite.
+    """
+    tune_allocator()
+    accelerator = make_accelerator(job.schedule)
+    optimiser = torch.optim.AdamW(job.groups, lr=job.schedule.optimiser.lr, betas=job.schedule.optimiser.betas)
+    state = State(job.model, optimiser, make_average(job.model, job.schedule.optimiser.ema_decay))
+    last = job.folder / "checkpoints" / "last.safetensors"
+    if last.is_file():
+        state.load(last)
+    history = History(job.folder / "history.csv", state.step)
+    model, optimiser, loader = accelerator.prepare(job.model, optimiser, make_loader(job, state.step))
+    state.model, state.optimiser = accelerator.unwrap_model(model), optimiser
+    if state.average is not None:
+        state.average.to(accelerator.device)
+    batches, saved_at = iter(loader), time.monotonic()
+    with stop_requests() as stop, progress_bar(job, state, accelerator) as advance:
+        while state.step < job.schedule.steps:
+            loss = optimise(accelerator, model, state, job, batches)
+            advance(loss)
+            record_loss(state, history, loss, job.schedule)
+            validated = state.step % job.schedule.validate_every == 0 or state.step == job.schedule.steps
+            if validated:
+                validate(job, state, history, accelerator)
+            if validated or stop.asked or time.monotonic() - saved_at > job.save_seconds:
+                if accelerator.is_main_process:
+                    state.save(last)
+                saved_at = time.monotonic()
+            if stop.asked:
+                raise InterruptedRun(f"stopped at step {state.step} of {job.schedule.steps}")
+    return state
+
+
+def make_accelerator(schedule: Schedule) -> Accelerator:
+    """Return the accelerator: devices as launched, the recipe's precision, the batch split over all devices."""
+    return Accelerator(
+        mixed_precision=mixed_precision(schedule.precision),
+        gradient_accumulation_steps=schedule.accumulate,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+
+
+def mixed_precision(precision: str) -> str:
+    """Return accelerate's name of the precision; `auto` is bf16 where the device computes it natively."""
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() else _cpu_bf16()
+        return "bf16" if native else "no"
+    return {"float32": "no", "bfloat16": "bf16"}[precision]
+
+
+def _cpu_bf16() -> bool:
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability.startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_amx()
+
+
+def _has_amx() -> bool:
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def make_loader(job: Job, first_step: int) -> DataLoader[Any]:
+    """Return the loader of the micro-batches from `first_step` on."""
+    schedule = job.schedule
+    items = range(first_step * schedule.batch, schedule.steps * schedule.batch)
+    return DataLoader(
+        job.data,
+        sampler=items,  # type: ignore[arg-type]
+        batch_size=schedule.batch // schedule.accumulate,
+        num_workers=job.workers,
+    )
+
+
+def optimise(
+    accelerator: Accelerator, model: nn.Module, state: State, job: Job, batches: Iterator[Batch]
+) -> float:
+    """Return the loss of one optimiser step over `accumulate` micro-batches, and advance the state by it."""
+    schedule, total = job.schedule, 0.0
+    model.train()
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate(schedule, state.step) * group["lr_scale"]
+    for _ in range(schedule.accumulate):
+        batch = next(batches)
+        with accelerator.accumulate(model), accelerator.autocast():
+            loss = job.loss_of(model, batch, state.step)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise DataError(f"the loss is {value} at step {state.step + 1} on {', '.join(batch['case'])}")
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), schedule.optimiser.clip_norm)
+            state.optimiser.step()
+            state.optimiser.zero_grad(set_to_none=True)
+        total += value / schedule.accumulate
+    state.step += 1
+    update_average(state, schedule.optimiser.ema_decay)
+    return total
+
+
+def validate(job: Job, state: State, history: "History", accelerator: Accelerator) -> None:
+    """Measure the evaluated weights, record the figures, and keep the weights when they are the best so far."""
+    judged = state.average if state.average is not None else state.model
+    judged.eval()
+    random = torch.get_rng_state()
+    with torch.inference_mode(), accelerator.autocast():
+        figures = job.validate(judged)
+    # Validation must not move the random state, or its interval would change the result of training.
+    torch.set_rng_state(random)
+    history.add(state.step, "validation", figures)
+    first = next(iter(figures.values()))
+    ranked = -first if job.higher_is_better else first
+    if ranked < state.best:
+        state.best, state.best_step = ranked, state.step
+        if accelerator.is_main_process:
+            about = {"step": state.step, **figures}
+            save_weights(job.folder / "checkpoints" / "best.safetensors", judged.state_dict(), about)
+
+
+def learning_rate(schedule: Schedule, step: int) -> float:
+    """Return the rate of a step: linear warm-up to `lr`, then half a cosine down to `final_lr`."""
+    recipe: Optimiser = schedule.optimiser
+    if step < recipe.warmup_steps:
+        return recipe.lr * (step + 1) / recipe.warmup_steps
+    done = (step - recipe.warmup_steps) / max(1, schedule.steps - recipe.warmup_steps)
+    return recipe.final_lr + (recipe.lr - recipe.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def parameter_groups(
+    model: nn.Module, recipe: Optimiser, scale_of: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
+    """Return AdamW parameter groups: no decay for vectors, and each parameter's rate times `scale_of(its name)`."""
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (recipe.weight_decay if parameter.ndim > 1 else 0.0, scale_of(name))
+            group = groups.setdefault(key, {"params": [], "weight_decay": key[0], "lr_scale": key[1]})
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def make_average(model: nn.Module, decay: float) -> nn.Module | None:
+    """Return a detached copy of the model for exponential averaging, or None when the decay is 0."""
+    if decay == 0:
+        return None
+    return torch.optim.swa_utils.AveragedModel(model).module.requires_grad_(False)
+
+
+@torch.no_grad()
+def update_average(state: State, decay: float) -> None:
+    """Move the averaged weights towards the model's; early steps move faster, so that no bias remains."""
+    if state.average is None:
+        return
+    rate = 1 - min(decay, (1 + state.step) / (10 + state.step))
+    current = state.model.state_dict()
+    for key, value in state.average.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(current[key], rate)
+        else:
+            value.copy_(current[key])
+
+
+def record_loss(state: State, history: "History", loss: float, schedule: Schedule) -> None:
+    """Note a step's loss; every tenth step the mean of those since the last record goes to the history."""
+    state.recent_losses.append(loss)
+    if state.step % LOG_EVERY == 0:
+        mean = sum(state.recent_losses) / len(state.recent_losses)
+        history.add(state.step, "training", {"loss": mean, "learning_rate": learning_rate(schedule, state.step - 1)})
+        state.recent_losses.clear()
+
+
+class History:
+    """The figures of a run in `history.csv`, one row each: step, split, name, value."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        rows = _rows_up_to(path, step)
+        with replacing(path) as temporary, temporary.open("w", newline="") as file:
+            csv.writer(file).writerows([("step", "split", "name", "value"), *rows])
+
+    def add(self, step: int, split: str, figures: dict[str, float]) -> None:
+        """Append figures of a step."""
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows((step, split, name, repr(float(value))) for name, value in figures.items())
+
+
+def _rows_up_to(path: Path, step: int) -> list[list[str]]:
+    if not path.is_file() or step == 0:
+        return []
+    with path.open(newline="") as file:
+        return [row for row in list(csv.reader(file))[1:] if len(row) == 4 and int(row[0]) <= step]
+
+
+@dataclass
+class Stop:
+    """Whether a signal asked the run to stop."""
+
+    asked: bool = False
+
+
+@contextmanager
+def stop_requests() -> Iterator[Stop]:
+    """Yield a flag that SIGINT and SIGTERM raise, so that the step in progress is finished and saved."""
+    stop = Stop()
+
+    def ask(number: int, frame: Any) -> None:
+        stop.asked = True
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def progress_bar(job: Job, state: State, accelerator: Accelerator) -> Iterator[Callable[[float], None]]:
+    """Yield a function that shows one more step with its loss."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=not accelerator.is_main_process) as bar:
+        task = bar.add_task(job.title, total=job.schedule.steps, completed=state.step, note="")
+        begun, first = time.monotonic(), state.step
+
+        def advance(loss: float) -> None:
+            crops = (state.step - first) * job.schedule.batch / max(1e-9, time.monotonic() - begun)
+            best = "" if math.isinf(state.best) else f" best {abs(state.best):.4f}"
+            bar.update(task, completed=state.step, note=f"loss {loss:.4f}{best} {crops:.1f} crops/s")
+
+        yield advance
+
+
+def tune_allocator() -> None:
+    """Keep freed blocks in the process on glibc: large buffers otherwise cost a page fault at every step.
+
+    `MIMZOO_MALLOC=default` leaves glibc's thresholds as they are, which takes less memory.
+    """
+    if os.environ.get("MIMZOO_MALLOC") == "default":
+        return
+    trim_threshold, mmap_threshold, top_pad = -1, -3, -2
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except OSError:
+        return
+    for option, value in ((mmap_threshold, 1 << 30), (trim_threshold, (1 << 31) - 1), (top_pad, 64 << 20)):
+        mallopt(option, value)
+
+
+def best_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights that validated best in a run.
+
+    Raises WeightsError when the run has not validated yet.
+    """
+    path = folder / "checkpoints" / "best.safetensors"
+    if not path.is_file():
+        raise WeightsError(f"{folder} has no best weights yet; let it train until its first validation")
+    return read_weights(path)
