@@ -18,6 +18,8 @@ from mimzoo.registry import registry
 
 NAME = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
 FENCE = "---\n"
+# The safe loader, in C where PyYAML was built with it.
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Artefact(Block):
@@ -179,7 +181,7 @@ def _split(path: Path) -> tuple[dict[str, Any], str]:
     if not content.startswith(FENCE) or len(parts) < 3:
         raise CardError(f"{path} has no YAML front matter between two `---` lines")
     try:
-        front = yaml.safe_load(parts[1])
+        front = yaml.load(parts[1], Loader)
     except yaml.YAMLError as error:
         raise CardError(f"{path}: the front matter is no valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(front, dict):
@@ -221,7 +223,7 @@ def override(card: Card, assignments: list[str]) -> Card:
         path, equals, value = text.partition("=")
         if not equals:
             raise CardError(f"--set {text!r} is no assignment; write key.path=value, such as finetuning.steps=100")
-        _assign(block, path.strip().split("."), _number(yaml.safe_load(value)), text)
+        _assign(block, path.strip().split("."), _number(yaml.load(value, Loader)), text)
     block["overrides"] = [*block["overrides"], *assignments]
     return parse_card(card.name, {**card.front, "mimzoo": block}, card.text, card.folder)
 

@@ -126,7 +126,89 @@ def _train(
         again = [word for word in sys.argv[1:] if word != "--resume"]
         _fail(f"{stop}; continue with: mimzoo {shlex.join([*again, '--resume'])}", 130)
     weights = finished.block.weights
-    print(f"{finished.name}: {folder / 'model.safetensors'} ({weights.bytes / 1e6:.1f} MB), card {folder / 'README.md'}")
+    print(
+        f"{finished.name}: {folder / 'model.safetensors'} ({weights.bytes / 1e6:.1f} MB), card {folder / 'README.md'}"
+    )
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    split: Annotated[str, typer.Option(help="Which cases: training or validation.")] = "validation",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the report goes; by default the run.")] = None,
+) -> None:
+    """Measure a segmenter: Dice, HD95 and surface Dice per class, in each scan's own grid."""
+    from mimzoo.evaluate import evaluate as run
+    from mimzoo.evaluate import scores_table
+
+    with _cases_progress("evaluate") as progress:
+        result, folder = run(model, data, split=split, out=out, progress=progress)
+    _print(scores_table(result))
+    print(f"{result.model}: mean Dice {result.summary.dice:.4f}; {folder / 'metrics.json'}, {folder / 'overlays.png'}")
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The ONNX file; by default model.onnx beside the card.")
+    ] = None,
+    scan: Annotated[Path | None, typer.Option(help="A real scan on which the graph must agree with the model.")] = None,
+) -> None:
+    """Export a segmenter as one ONNX file that holds all deployment needs, checked against the model."""
+    from mimzoo.export import export as run
+
+    path, parities = run(model, out, scan)
+    for parity in parities:
+        print(parity)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+@app.command()
+def segment(
+    model: Annotated[str, typer.Argument(help="An ONNX file, a folder with model.onnx, or a model's name.")],
+    scans: Annotated[list[Path], typer.Argument(help="NIfTI scans.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the masks, <scan>.nii.gz each.")],
+    threads: Annotated[int | None, typer.Option(help="Processor threads; by default all.")] = None,
+) -> None:
+    """Draw masks in the scans' own grids, with ONNX Runtime alone; a scan that fails does not stop the others."""
+    from mimzoo.deploy import segment_files
+
+    with _cases_progress("segment") as progress:
+        done, failures = segment_files(_onnx_of(model), scans, out, progress, threads)
+    for failure in failures:
+        print(f"mimzoo: {failure}", file=sys.stderr)
+    print(f"{len(done)} of {len(scans)} masks in {out}")
+    if failures:
+        raise SystemExit(1)
+
+
+def _onnx_of(model: str) -> Path:
+    from mimzoo.errors import ExportError
+    from mimzoo.hub import find_model
+
+    if model.endswith(".onnx") or Path(model, "model.onnx").is_file():
+        return Path(model)
+    card = find_model(model)
+    path = card.file("model.onnx")
+    if path is None:
+        raise ExportError(f"{card.name} has no model.onnx; make one with: mimzoo export {model}")
+    return path
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A labelled data set; by default generated phantoms.")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for all that the demo makes.")] = Path("runs/demo"),
+) -> None:
+    """Walk the whole road once: pretrain, fine-tune from few labels, evaluate, export, segment, look."""
+    from mimzoo.demo import demo as run
+
+    with _cases_progress("demo") as progress:
+        run(out, data, progress=progress)
 
 
 def _cases_progress(title: str) -> Any:

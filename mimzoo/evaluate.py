@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.table import Table
 from torch import nn
 
 from mimzoo.cards import Card, Metric, is_folder_reference, update_card, write_card
@@ -35,14 +36,14 @@ class Evaluation:
     data: str
     split: str
     protocol: str
-    cases: dict[str, dict[str, Scores]]
+    cases: dict[str, dict[str, Scores | None]]
     summary: Summary
 
 
 def evaluate(
     reference: str | Path, data: Path, *, split: str = "validation", out: Path | None = None, progress: Any = None
-) -> Evaluation:
-    """Return the scores of a segmenter on a split of `data`, also written as metrics.json and overlays.png.
+) -> tuple[Evaluation, Path]:
+    """Return the scores of a segmenter on a split of `data`, and the folder of metrics.json and overlays.png.
 
     They go to `out`, by default the model's own folder, whose card then quotes the means.
     Raises CardError when the model is no segmenter, DataError when the split is not there.
@@ -62,7 +63,7 @@ def evaluate(
     draw_cases(segment, cases, card, folder / "overlays.png")
     if out is None and is_folder_reference(reference):
         quote_metrics(card, result, folder)
-    return result
+    return result, folder
 
 
 def segment_with(model: nn.Module, card: Card) -> Segment:
@@ -95,7 +96,7 @@ def numpy_predictor(model: nn.Module) -> Callable[[NDArray[np.float32]], NDArray
 
 def score_cases(
     segment: Segment, cases: Iterable[Case], card: Card, progress: Any = None, distances: bool = True
-) -> Iterable[tuple[str, dict[str, Scores]]]:
+) -> Iterable[tuple[str, dict[str, Scores | None]]]:
     """Yield each case's id with its scores by class name."""
     known = list(cases)
     for done, case in enumerate(known, 1):
@@ -110,7 +111,7 @@ def score_cases(
 def _truth_and_prediction(segment: Segment, case: Case, card: Card) -> tuple[LabelMap, LabelMap]:
     scan = read_scan(case.image, len(card.block.input.channels))
     truth = read_labels(_label_of(case), card.block.labels)
-    check_pair(scan, truth, case.image, _label_of(case))
+    check_pair(scan, truth)
     return truth, segment(scan)
 
 
@@ -123,7 +124,8 @@ def _label_of(case: Case) -> Path:
 def dice_of_cases(segment: Segment, cases: Iterable[Case], card: Card) -> dict[str, float]:
     """Return the mean foreground Dice over the cases, then each class's mean: what training selects on."""
     summary = summarise(dict(score_cases(segment, cases, card, distances=False)))
-    return {"dice": summary.dice, **{f"dice {name}": found.dice for name, found in summary.classes.items()}}
+    classes = {f"dice {name}": found.dice for name, found in summary.classes.items() if found.dice is not None}
+    return {"dice": summary.dice, **classes}
 
 
 def write_report(result: Evaluation, folder: Path) -> None:
@@ -132,11 +134,39 @@ def write_report(result: Evaluation, folder: Path) -> None:
         temporary.write_text(json.dumps(asdict(result), indent=1) + "\n")
 
 
+def scores_table(result: Evaluation) -> Table:
+    """Return the summary as a table, one row per class."""
+    table = Table("class", "Dice", "HD95 (mm)", "surface Dice", "cases", "absent", title=result.protocol)
+    for name, found in result.summary.classes.items():
+        figures = [
+            (found.dice, found.dice_std),
+            (found.hd95_mm, found.hd95_mm_std),
+            (found.surface_dice, found.surface_dice_std),
+        ]
+        table.add_row(name, *(_spread(*pair) for pair in figures), str(found.n), str(found.n_absent))
+    means = (result.summary.dice, result.summary.hd95_mm, result.summary.surface_dice)
+    table.add_row("mean", *(_spread(mean, None) for mean in means), "", "", style="bold")
+    return table
+
+
+def _spread(mean: float | None, deviation: float | None) -> str:
+    shown = "-" if mean is None else f"{mean:.3f}"
+    return shown if deviation is None else f"{shown} ± {deviation:.3f}"
+
+
 def quote_metrics(card: Card, result: Evaluation, folder: Path) -> None:
     """Write the means into the card in `folder`, in place of what it said of the same data and protocol."""
     kept = [metric for metric in card.block.metrics if (metric.data, metric.protocol) != (result.data, result.protocol)]
-    named = {"dice": result.summary.dice, "hd95_mm": result.summary.hd95_mm, "surface_dice": result.summary.surface_dice}
-    fresh = [Metric(name=name, value=value, data=result.data, protocol=result.protocol) for name, value in named.items()]
+    named = {
+        "dice": result.summary.dice,
+        "hd95_mm": result.summary.hd95_mm,
+        "surface_dice": result.summary.surface_dice,
+    }
+    fresh = [
+        Metric(name=name, value=round(value, 4), data=result.data, protocol=result.protocol)
+        for name, value in named.items()
+        if value is not None
+    ]
     write_card(update_card(card, metrics=[metric.model_dump() for metric in (*kept, *fresh)]), folder)
 
 

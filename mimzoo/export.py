@@ -19,7 +19,6 @@ from torch import nn
 from mimzoo.cards import Artefact, Card, is_folder_reference, update_card, write_card
 from mimzoo.deploy import Metadata
 from mimzoo.errors import CardError, ExportError
-from mimzoo.evaluate import numpy_predictor
 from mimzoo.files import replacing
 from mimzoo.hub import find_model
 from mimzoo.models import load

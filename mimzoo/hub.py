@@ -51,7 +51,9 @@ def fetch(reference: HubReference, *, local_files_only: bool = False) -> Path:
     except LocalEntryNotFoundError:
         raise WeightsError(f"{where} is not in the local cache and the Hub cannot be reached; go online once") from None
     except RepositoryNotFoundError:
-        raise UnknownNameError(f"{where}: no such repository, or no right to read it; check the name and HF_TOKEN") from None
+        raise UnknownNameError(
+            f"{where}: no such repository, or no right to read it; check the name and HF_TOKEN"
+        ) from None
     except HfHubHTTPError as error:
         raise WeightsError(f"{where}: the Hub answers {error.response.status_code}; try again later") from None
     return Path(folder)

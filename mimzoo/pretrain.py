@@ -1,22 +1,26 @@
 """Masked image modelling from a card's recipe: `mimzoo pretrain NAME --data DIR`."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mimzoo.cards import Card, mimzoo_home
+from mimzoo.cards import Card, mimzoo_home, read_card
 from mimzoo.data.augment import build_augmentation
 from mimzoo.data.crops import CropDataset
 from mimzoo.data.datasets import read_dataset
 from mimzoo.data.store import Store, prepare_dataset
-from mimzoo.errors import CardError, DataError
-from mimzoo.figures import draw_curves, draw_reconstruction
+from mimzoo.errors import CardError, DataError, WeightsError
+from mimzoo.figures import Reconstruction, draw_curves, draw_reconstruction
 from mimzoo.models import build_encoder, build_objective
 from mimzoo.recipes import Pretraining
 from mimzoo.runs import begin_run, keep_weights
+from mimzoo.tokens import expand_mask
 from mimzoo.training import Job, best_weights, parameter_groups, train
+from mimzoo.weights import read_weights
 
 VALIDATION_CROPS = 32
 VALIDATION_SEED = 20_220_411
@@ -42,7 +46,7 @@ def pretrain(
         groups=parameter_groups(objective, recipe.optimiser),
         data=training_crops(store, run, recipe),
         loss_of=lambda model, batch, step: reconstruction_loss(model, batch["volume"], recipe.seed, step),
-        validate=Validation(store, run),
+        validate=validation(store, run),
         higher_is_better=False,
         title=f"pretrain {card.name}",
         save_seconds=save_seconds,
@@ -93,22 +97,24 @@ def mask_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
 
 
-class Validation:
-    """The reconstruction loss on fixed crops under fixed masks, beside the loss of predicting the mean."""
+def validation_crops(store: Store, card: Card) -> CropDataset:
+    """Return the fixed crops of validation scans (of training scans where there are none) that select the weights."""
+    cases = store.cases("validation") or store.cases("training")
+    return CropDataset(cases, card.block.input.crop, VALIDATION_CROPS, VALIDATION_SEED, 0.0, None)
 
-    def __init__(self, store: Store, card: Card) -> None:
-        cases = store.cases("validation") or store.cases("training")
-        self.crops = CropDataset(cases, card.block.input.crop, VALIDATION_CROPS, VALIDATION_SEED, 0.0, None)
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
-        """Return the mean validation loss."""
-        device = next(model.parameters()).device
-        losses = [self._loss(model, index, device) for index in range(len(self.crops))]
-        return {"loss": sum(losses) / len(losses)}
+def validation(store: Store, card: Card) -> Callable[[nn.Module], dict[str, float]]:
+    """Return the function that measures the mean loss on fixed crops under fixed masks."""
+    crops = validation_crops(store, card)
 
-    def _loss(self, model: nn.Module, index: int, device: torch.device) -> float:
-        volume = self.crops[index]["volume"][None].to(device)
+    def loss_of(model: nn.Module, index: int) -> float:
+        volume = crops[index]["volume"][None].to(next(model.parameters()).device)
         return reconstruction_loss(model, volume, VALIDATION_SEED, index).item()
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return {"loss": sum(loss_of(model, index) for index in range(len(crops))) / len(crops)}
+
+    return validate
 
 
 def split_state(objective: nn.Module) -> dict[str, dict[str, Tensor]]:
@@ -120,12 +126,33 @@ def split_state(objective: nn.Module) -> dict[str, dict[str, Tensor]]:
 
 
 @torch.inference_mode()
+def reconstruct_example(objective: nn.Module, store: Store, card: Card) -> tuple[str, Reconstruction]:
+    """Return the case of the first validation crop, and what the objective makes of it (first channel)."""
+    crop = validation_crops(store, card)[0]
+    volume = crop["volume"][None].to(next(objective.parameters()).device)
+    _, reconstructed, mask = objective.eval().reconstruct(volume, mask_generator(VALIDATION_SEED, 0))
+    hidden = expand_mask(mask.to(volume.device), tuple(volume.shape[2:]))[:, None]
+    shown = (volume, volume.masked_fill(hidden, math.nan), reconstructed)
+    planes = (found[0, 0].float().cpu().numpy() for found in shown)
+    return crop["case"], Reconstruction(*planes, card.block.input.spacing_mm)
+
+
+def load_objective(folder: Path) -> nn.Module:
+    """Return the objective of a finished pretraining run with its verified weights."""
+    card = read_card(folder)
+    objective = make_objective(card)
+    files = {"model.safetensors": card.block.weights, "pretraining.safetensors": card.block.pretraining_weights}
+    tensors = {}
+    for name, artefact in files.items():
+        if artefact is None:
+            raise WeightsError(f"{folder} has no {name} yet; finish it with mimzoo pretrain ... --resume")
+        tensors |= read_weights(folder / name, artefact.sha256)
+    objective.load_state_dict(tensors)
+    return objective
+
+
 def draw_run(objective: nn.Module, store: Store, card: Card, folder: Path) -> None:
     """Write `reconstruction.png` of a validation crop, and `curves.png`."""
-    objective.eval()
-    crop = Validation(store, card).crops[0]
-    device = next(objective.parameters()).device
-    masked, reconstructed, _ = objective.reconstruct(crop["volume"][None].to(device), mask_generator(0, 0))
-    planes = [volume[0, 0].float().cpu().numpy() for volume in (crop["volume"][None], masked, reconstructed)]
-    draw_reconstruction(folder / "reconstruction.png", *planes, title=f"{card.name}: {crop['case']}")
+    case, example = reconstruct_example(objective, store, card)
+    draw_reconstruction(folder / "reconstruction.png", *example[:3], f"{card.name}: {case}", example.spacing_mm)
     draw_curves(folder / "curves.png", folder / "history.csv")

@@ -16,7 +16,7 @@ Spacing = tuple[Rate, Rate, Rate]
 class Block(BaseModel):
     """A frozen mapping that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Component(Block):

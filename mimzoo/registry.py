@@ -164,9 +164,7 @@ def _hook_names() -> list[str]:
     return [name for name in vars(specs) if name.startswith("mimzoo_")]
 
 
-def _gather(
-    manager: pluggy.PluginManager, owners: dict[str, str], failures: list[Failure]
-) -> Iterator[Offer]:
+def _gather(manager: pluggy.PluginManager, owners: dict[str, str], failures: list[Failure]) -> Iterator[Offer]:
     readers: dict[str, Callable[[str, Any], str]] = dict.fromkeys(KINDS, _spec_name)
     readers["card"] = _card_name
     for kind, name_of in readers.items():

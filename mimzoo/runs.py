@@ -10,6 +10,8 @@ from mimzoo.cards import Artefact, Card, read_card, update_card, write_card
 from mimzoo.errors import CardError, DataError
 from mimzoo.weights import save_weights
 
+CHECKPOINTS = "checkpoints"
+
 
 def begin_run(card: Card, folder: Path, resume: bool) -> Card:
     """Return the card of a run, written into its folder; with `resume`, the card that already lies there.
@@ -25,10 +27,9 @@ def begin_run(card: Card, folder: Path, resume: bool) -> Card:
     if begun:
         return _resumed(card, folder)
     command = shlex.join(["mimzoo", *sys.argv[1:]])
-    fresh = update_card(
-        card, weights=None, pretraining_weights=None, onnx=None, metrics=(), command=command
-    )
+    fresh = update_card(card, weights=None, pretraining_weights=None, onnx=None, metrics=(), command=command)
     write_card(fresh, folder)
+    (folder / CHECKPOINTS).mkdir(exist_ok=True)
     return read_card(folder)
 
 

@@ -17,7 +17,7 @@ hookimpl = pluggy.HookimplMarker("mimzoo")
 class Args(BaseModel):
     """Base of a component's arguments: frozen, typed, unknown names refused, no torch."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 @dataclass(frozen=True, kw_only=True)

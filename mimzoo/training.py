@@ -185,9 +185,7 @@ def make_loader(job: Job, first_step: int) -> DataLoader[Any]:
     )
 
 
-def optimise(
-    accelerator: Accelerator, model: nn.Module, state: State, job: Job, batches: Iterator[Batch]
-) -> float:
+def optimise(accelerator: Accelerator, model: nn.Module, state: State, job: Job, batches: Iterator[Batch]) -> float:
     """Return the loss of one optimiser step over `accumulate` micro-batches, and advance the state by it."""
     schedule, total = job.schedule, 0.0
     model.train()

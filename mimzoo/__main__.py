@@ -1,0 +1,5 @@
+"""`python -m mimzoo`."""
+
+from mimzoo.cli import main
+
+main()

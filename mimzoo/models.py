@@ -1,0 +1,144 @@
+"""The one place where specs become torch modules, and where a model's verified weights are loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mimzoo.cards import Card
+from mimzoo.errors import ShapeError, WeightsError
+from mimzoo.hub import find_model
+from mimzoo.recipes import Component, Input, Pretraining
+from mimzoo.registry import find
+from mimzoo.tokens import Encoder, Size
+from mimzoo.weights import LoadReport, load_state, read_weights
+
+
+class SegmentationModel(nn.Module):
+    """An encoder and the head that turns its maps into logits."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder: Encoder = encoder
+        self.head = head
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Return logits (B, classes, X, Y, Z) of a volume (B, C, X, Y, Z)."""
+        logits: Tensor = self.head(self.encoder(volume), volume)
+        return logits
+
+
+def build_encoder(component: Component, in_channels: int, crop: Size) -> Encoder:
+    """Return a freshly initialised encoder for volumes (B, in_channels, *crop).
+
+    Raises UnknownNameError or ShapeError when there is no such encoder or it cannot be built like that.
+    """
+    spec = find("encoder", component.name)
+    encoder: Encoder = spec.load()(spec.check(component.args), in_channels, crop)
+    return encoder
+
+
+def build_masking(component: Component) -> Any:
+    """Return a masking strategy: called with (crop, batch, generator, mask unit of the encoder) it returns a mask.
+
+    Raises UnknownNameError or ShapeError when there is no such masking or its arguments are wrong.
+    """
+    spec = find("masking", component.name)
+    return spec.load()(spec.check(component.args))
+
+
+def build_decoder(component: Component, encoder: Encoder, in_channels: int, crop: Size) -> nn.Module:
+    """Return a freshly initialised reconstruction decoder for an encoder's tokens, which lie on its coarsest grid.
+
+    Raises UnknownNameError or ShapeError when there is no such decoder or it cannot be built like that.
+    """
+    spec = find("decoder", component.name)
+    args = spec.check(component.args)
+    decoder: nn.Module = spec.load()(args, encoder.token_width, encoder.strides[-1], crop, in_channels)
+    return decoder
+
+
+def build_objective(recipe: Pretraining, encoder: Encoder, component: Component, input: Input) -> nn.Module:
+    """Return the objective of a recipe over an encoder, which `component` names; state keys `encoder.*` are its own.
+
+    Raises ShapeError when objective, encoder and decoder do not agree on how units are hidden, or when the masking does
+    not fit the crop; UnknownNameError for a component that nobody offers.
+    """
+    spec = find("objective", recipe.objective.name)
+    args = spec.check(recipe.objective.args)
+    _check_modes(recipe, component, getattr(args, "mode", None))
+    masking = build_masking(recipe.masking)
+    # Draw one mask, so that what does not fit is said now and not at the first training step.
+    masking(input.crop, 1, torch.Generator().manual_seed(0), encoder.mask_unit)
+    decoder = build_decoder(recipe.decoder, encoder, len(input.channels), input.crop)
+    objective: nn.Module = spec.load()(args, encoder, masking, decoder)
+    return objective
+
+
+def _check_modes(recipe: Pretraining, encoder: Component, mode: str | None) -> None:
+    """Raise ShapeError when encoder or decoder do not support the way in which the objective hides units."""
+    done = {"drop": "drops hidden units", "replace": "replaces hidden units by a token"}
+    for kind, component in (("encoder", encoder), ("decoder", recipe.decoder)):
+        modes = find(kind, component.name).modes
+        if mode is not None and mode not in modes:
+            does = done.get(mode, f"hides units by {mode!r}")
+            raise ShapeError(
+                f"objective {recipe.objective.name!r} {does}, but {kind} {component.name!r} "
+                f"supports only {' and '.join(modes)}; choose another objective or {kind}"
+            )
+
+
+def build_head(component: Component, encoder: Encoder, in_channels: int, classes: int) -> nn.Module:
+    """Return a freshly initialised head on an encoder's maps, with `classes` outputs (background included).
+
+    Raises UnknownNameError or ShapeError when there is no such head or the encoder's maps do not suit it.
+    """
+    spec = find("head", component.name)
+    args = spec.check(component.args)
+    head: nn.Module = spec.load()(args, encoder.channels, encoder.strides, in_channels, classes)
+    return head
+
+
+def load(
+    reference: str | Path, device: str | torch.device = "cpu", crop: Size | None = None, in_channels: int | None = None
+) -> Any:
+    """Return the trained model of a card in evaluation mode: its encoder, or its SegmentationModel for a segmenter.
+
+    `reference` is a bare name, a folder, or `hf://org/name@revision`. For another `crop` or number of `in_channels`
+    than the card's, positions are resized and input weights adapted. `.card` is the card, `.report` what was done.
+    Raises WeightsError when there are no weights yet, or they are damaged or do not fit; UnknownNameError for a name
+    that nobody knows.
+    """
+    card = find_model(reference)
+    state, recipe = _read(card), card.block.finetuning
+    channels = len(card.block.input.channels) if in_channels is None else in_channels
+    encoder = build_encoder(card.block.encoder, channels, crop or card.block.input.crop)
+    model: nn.Module = encoder
+    if recipe is not None:
+        model = SegmentationModel(encoder, build_head(recipe.head, encoder, channels, 1 + len(card.block.labels or {})))
+    report = _fill(model if recipe else nn.ModuleDict({"encoder": encoder}), state)
+    for name, value in (("card", card), ("report", report)):
+        setattr(model, name, value)
+    return model.to(device).eval()
+
+
+def _read(card: Card) -> dict[str, Tensor]:
+    weights = card.block.weights
+    if weights is None:
+        command = "finetune" if card.block.finetuning else "pretrain"
+        raise WeightsError(f"{card.name} has no weights yet; train them with: mimzoo {command} {card.name} --data DIR")
+    path = card.file("model.safetensors")
+    if path is None:
+        raise WeightsError(f"{card.name}: model.safetensors is not beside its card in {card.folder}; put it there")
+    return read_weights(path, weights.sha256)
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor]) -> LoadReport:
+    """Return the report of loading a card's tensors, named `encoder.*` and, in a segmenter, `head.*`."""
+
+    def names(attribute: str) -> set[str]:
+        parts = model.named_children()
+        return {f"{part}.{key}" for part, module in parts for key in getattr(module, attribute, ())}
+
+    return load_state(model, state, names("grid_parameters"), names("input_parameters"))

@@ -1,0 +1,239 @@
+"""From a scan in a file to what a network sees, and back: one path for training and deployment. No torch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from mimzoo.errors import ScanError
+from mimzoo.files import free_memory
+from mimzoo.grids import (
+    Array,
+    Floats,
+    Grid,
+    Masks,
+    Orientation,
+    from_ras,
+    pad_to,
+    resample_labels,
+    resample_linear,
+    spaced,
+    to_ras,
+)
+from mimzoo.nifti import read_comments, read_voxels, write_voxels
+from mimzoo.recipes import Input, Intensity, Percentile, WindowHU, ZScore
+
+__all__ = [
+    "Grid",
+    "LabelMap",
+    "Orientation",
+    "Prepared",
+    "Volume",
+    "check_pair",
+    "from_ras",
+    "normalise",
+    "pad_to",
+    "prepare",
+    "prepare_labels",
+    "read_labels",
+    "read_scan",
+    "resample_labels",
+    "resample_linear",
+    "spaced",
+    "to_ras",
+    "write_labels",
+]
+
+# The corner voxels of an image and its labels may lie this share of a voxel apart: headers round to float32.
+APART = 0.01
+NAMES = "mimzoo_labels"
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A scan: voxels (C, X, Y, Z) float32, their grid, and the name that errors call it by."""
+
+    voxels: Floats
+    grid: Grid
+    name: str = "the scan"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Labels (X, Y, Z) uint8, their grid, the names of the classes (0 is background), and what errors call it."""
+
+    voxels: Masks
+    grid: Grid
+    names: Mapping[int, str] = field(default_factory=dict)
+    name: str = "the label map"
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        return np.array(self.voxels, dtype=dtype, copy=copy)
+
+    def save(self, path: Path | str) -> None:
+        """Write the labels and their names to a NIfTI file (see `write_labels`)."""
+        write_labels(path, self)
+
+
+def read_scan(path: Path | str, channels: int = 1) -> Volume:
+    """Return the scan in its own grid and orientation, as (channels, X, Y, Z) float32.
+
+    Raises ScanError, with the path and the reason, for a file that is missing, damaged, not NIfTI or larger than
+    memory, for a wrong number of channels, for voxels that are complex, not finite or all equal, and for a header
+    whose affine cannot be a grid.
+    """
+    path = Path(path)
+    raw, grid = read_voxels(path, channels)
+    with np.errstate(over="ignore"):
+        voxels = np.ascontiguousarray(raw, np.float32)
+    for number, (low, high) in enumerate((c.min(), c.max()) for c in voxels):
+        if not np.isfinite([low, high]).all():
+            raise ScanError(f"{path}: some voxels are NaN or infinite; repair the scan first")
+        if low == high:
+            raise ScanError(f"{path}: all voxels of channel {number} are {low:g}, so there is nothing to see")
+    return Volume(voxels, grid, str(path))
+
+
+def read_labels(path: Path | str, names: Mapping[int, str] | None = None) -> LabelMap:
+    """Return the label map (X, Y, Z) uint8 of a file, with the names given, or else those stored in the file.
+
+    Raises ScanError as `read_scan` does, and for values that are not whole, not in 0..255, or (with `names`) unnamed.
+    """
+    path = Path(path)
+    raw, grid = read_voxels(path, 1)
+    with np.errstate(invalid="ignore"):
+        voxels = np.ascontiguousarray(raw[0]).astype(np.uint8)
+    if (voxels != raw[0]).any():
+        value = raw[0][voxels != raw[0]][0]
+        raise ScanError(f"{path}: label value {value:g} is not a whole number in 0..255; is this a label map?")
+    unknown = sorted(set(np.unique(voxels).tolist()) - {0, *names}) if names is not None else []
+    if unknown:
+        raise ScanError(f"{path}: label value(s) {unknown[:5]} are not among {[0, *sorted(names or ())]}")
+    return LabelMap(voxels, grid, dict(_stored_names(path) if names is None else names), str(path))
+
+
+def _stored_names(path: Path) -> dict[int, str]:
+    for text in read_comments(path):
+        # other programs' comments are not JSON, or not ours
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            return {int(value): str(name) for value, name in json.loads(text)[NAMES].items()}
+    return {}
+
+
+def write_labels(path: Path | str, labels: LabelMap) -> None:
+    """Write labels as NIfTI uint8 in their grid, their names as a JSON comment in the header.
+
+    Raises ScanError when the path is no NIfTI name or cannot be written; then no file is left behind.
+    """
+    comment = json.dumps({NAMES: {str(value): name for value, name in sorted(labels.names.items())}})
+    write_voxels(Path(path), labels.voxels, labels.grid, comment if labels.names else None)
+
+
+def check_pair(scan: Volume, labels: LabelMap) -> None:
+    """Check that labels lie on their scan: equal shapes, and corners less than a hundredth of a voxel apart.
+
+    Raises ScanError that names both.
+    """
+    if scan.grid.shape != labels.grid.shape:
+        raise ScanError(f"{scan.name} has shape {scan.grid.shape}, but its labels {labels.name} {labels.grid.shape}")
+    apart = scan.grid.distance_mm(labels.grid)
+    if apart > APART * min(scan.grid.spacing_mm):
+        raise ScanError(
+            f"{scan.name} and its labels {labels.name} lie up to {apart:.3g} mm apart: their affines differ"
+        )
+
+
+def normalise(voxels: Floats, intensity: Intensity, name: str = "the scan") -> Floats:
+    """Return voxels (C, X, Y, Z) float32 with the intensity mode applied to each channel by itself.
+
+    Raises ScanError, with `name`, when a channel has no spread to normalise by.
+    """
+    out = np.empty(voxels.shape, np.float32)
+    for number, channel in enumerate(voxels):
+        if isinstance(intensity, ZScore):
+            _zscore(channel, out[number], intensity, name)
+        else:
+            _window(channel, out[number], _limits(channel, intensity, name))
+    return out
+
+
+def _limits(channel: Floats, intensity: WindowHU | Percentile, name: str) -> tuple[float, float]:
+    match intensity:
+        case WindowHU():
+            return intensity.window_hu
+        case Percentile():
+            low, high = np.percentile(channel, intensity.percentiles).tolist()
+            if low == high:
+                raise ScanError(f"{name}: percentiles {intensity.percentiles} are both {low:g}; there is no contrast")
+            return low, high
+        case _:
+            assert_never(intensity)
+
+
+def _window(channel: Floats, out: Floats, limits: tuple[float, float]) -> None:
+    low, high = limits
+    np.clip(channel, low, high, out=out)
+    out -= low
+    out /= high - low
+
+
+def _zscore(channel: Floats, out: Floats, intensity: ZScore, name: str) -> None:
+    where = channel != 0 if intensity.voxels == "nonzero" else np.ones_like(channel, bool)
+    # float64, since float32 sums lose digits over millions of voxels
+    mean, deviation = channel.mean(dtype=float, where=where), channel.std(dtype=float, where=where)
+    if not deviation > 0:
+        raise ScanError(f"{name}: {intensity.voxels} voxels all have one value; there is no contrast")
+    out[...] = 0
+    np.subtract(channel, mean, out=out, where=where)
+    np.divide(out, deviation, out=out, where=where)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a network sees of a scan: voxels (C, X, Y, Z) float32 in RAS+, their grid, and the way back."""
+
+    voxels: Floats
+    grid: Grid
+    native: Grid
+    source: Grid
+    orientation: Orientation
+
+    def restore(self, labels: Masks, names: Mapping[int, str] | None = None) -> LabelMap:
+        """Return labels (X, Y, Z) of the prepared grid as a label map in the scan's own grid and axis order."""
+        voxels = from_ras(resample_labels(labels, self.grid, self.native), self.orientation)
+        return LabelMap(np.ascontiguousarray(voxels), self.source, dict(names or {}))
+
+
+def prepare(scan: Volume, input: Input) -> Prepared:
+    """Return the scan reoriented to RAS+, normalised on its own voxels, then resampled to `input.spacing_mm`.
+
+    Raises ScanError when the channels do not match, when there is no contrast, or when memory would not suffice.
+    """
+    if len(scan.voxels) != len(input.channels):
+        expected = f"{len(input.channels)} ({', '.join(input.channels)})"
+        raise ScanError(f"{scan.name}: {len(scan.voxels)} channel(s) where {expected} are expected")
+    voxels, native, orientation = to_ras(scan.voxels, scan.grid)
+    _check_memory(scan, spaced(native, input.spacing_mm))
+    voxels, grid = resample_linear(normalise(voxels, input.intensity, scan.name), native, input.spacing_mm)
+    return Prepared(voxels, grid, native, scan.grid, orientation)
+
+
+def _check_memory(scan: Volume, grid: Grid) -> None:
+    # two neighbours and the result at once, in the worst case for each axis in turn
+    need = 3 * 4 * len(scan.voxels) * int(np.prod([float(n) for n in grid.shape]))
+    free = free_memory()
+    if free is not None and need > free:
+        spacing = " x ".join(f"{s:.3g}" for s in grid.spacing_mm)
+        raise ScanError(f"{scan.name}: resampling to {spacing} mm needs {need / 1e9:.1f} GB, {free / 1e9:.1f} are free")
+
+
+def prepare_labels(labels: LabelMap, spacing_mm: Sequence[float]) -> LabelMap:
+    """Return the labels in RAS+ on the very grid that `prepare` gives their scan."""
+    voxels, native, _ = to_ras(labels.voxels, labels.grid)
+    grid = spaced(native, spacing_mm)
+    return replace(labels, voxels=np.ascontiguousarray(resample_labels(voxels, native, grid)), grid=grid)

@@ -1,0 +1,78 @@
+"""Masked image modelling: hide units of a crop, predict their voxels."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mimzoo.tokens import Encoder, Loss, Size, Tokens, expand_mask, gather_tokens, hidden_index, patchify, unpatchify
+from mimzoo_mim.args import ReconstructionArgs
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": functional.l1_loss, "l2": functional.mse_loss}
+Masking = Callable[[Size, int, torch.Generator, Size], Tensor]
+
+
+class MaskedReconstruction(nn.Module):
+    """MAE (arXiv 2111.06377) when hidden units are dropped, SimMIM (arXiv 2111.09886) when they are replaced."""
+
+    encoder: Encoder
+    mask_token: nn.Parameter | None
+
+    def __init__(self, args: ReconstructionArgs, encoder: Encoder, masking: Masking, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.masking, self.decoder = encoder, masking, decoder
+        self.normalised = args.target == "normalised"
+        self.loss = LOSSES[args.loss]
+        token = nn.Parameter(torch.empty(encoder.token_width).normal_(std=0.02)) if args.mode == "replace" else None
+        self.register_parameter("mask_token", token)
+
+    def forward(self, volume: Tensor, generator: torch.Generator) -> Loss:
+        """Return the loss over the hidden voxels of a volume (B, C, X, Y, Z); the generator alone decides the mask.
+
+        Raises ShapeError when crop, mask unit and encoder do not fit together.
+        """
+        mask, tokens, predicted = self._predict(volume, generator)
+        target, _, _ = self._target(volume.float(), mask)
+        wanted = gather_tokens(patchify(target, tokens.patch), hidden_index(tokens.mask))
+        return Loss(self.loss(predicted.float(), wanted))
+
+    @torch.no_grad()
+    def reconstruct(self, volume: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the masked volume, the reconstructed one, both (B, C, X, Y, Z) float32, and the mask (B, *units).
+
+        Hidden voxels are 0 in the first; in the second they are predicted, and where the target was normalised, scaled
+        back by their unit's true mean and deviation, as in the pictures of MAE. Visible voxels are kept in both.
+        """
+        mask, tokens, predicted = self._predict(volume, generator)
+        volume = volume.float()
+        _, mean, deviation = self._target(volume, mask)
+        hidden = expand_mask(mask, tuple(volume.shape[2:])).unsqueeze(1).to(volume.device)
+        restored = self._paint(volume, tokens, predicted.float()) * deviation + mean
+        return volume.masked_fill(hidden, 0), torch.where(hidden, restored, volume), mask
+
+    def _predict(self, volume: Tensor, generator: torch.Generator) -> tuple[Tensor, Tokens, Tensor]:
+        size = (volume.shape[2], volume.shape[3], volume.shape[4])
+        mask = self.masking(size, volume.shape[0], generator, self.encoder.mask_unit)
+        tokens = self.encoder.encode(volume, mask, self.mask_token)
+        return mask, tokens, self.decoder(tokens)
+
+    def _target(self, volume: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is to be predicted, with the mean and deviation taken off it, all (B, C, X, Y, Z) or scalars."""
+        if not self.normalised:
+            return volume, volume.new_zeros(()), volume.new_ones(())
+        size = tuple(volume.shape[2:])
+        unit = (size[0] // mask.shape[1], size[1] // mask.shape[2], size[2] // mask.shape[3])
+        # (B, C, X, Y, Z) -> (B, units, C, voxels): every channel of a unit has its own statistics
+        patches = patchify(volume, unit)
+        units = patches.reshape(*patches.shape[:2], volume.shape[1], -1)
+        variance, mean = torch.var_mean(units, dim=3, keepdim=True)
+        deviation = (variance + 1e-6).sqrt()
+        parts = ((units - mean) / deviation, mean.expand_as(units), deviation.expand_as(units))
+        target, means, deviations = (unpatchify(part.flatten(2), unit, size) for part in parts)
+        return target, means, deviations
+
+    def _paint(self, volume: Tensor, tokens: Tokens, predicted: Tensor) -> Tensor:
+        index = hidden_index(tokens.mask).to(volume.device)[:, :, None].expand_as(predicted)
+        patches = torch.zeros_like(patchify(volume, tokens.patch)).scatter(1, index, predicted)
+        return unpatchify(patches, tokens.patch, tuple(volume.shape[2:]))

@@ -1,0 +1,116 @@
+"""A U-shaped decoder for encoders whose maps all have one stride, such as plain transformers."""
+
+from collections.abc import Sequence
+from math import log2
+
+from torch import Tensor, nn
+
+from mimzoo.errors import ShapeError
+from mimzoo.tokens import Size, sized
+from mimzoo_seg.args import UnetrArgs
+from mimzoo_seg.norm import Norm
+
+SLOPE = 0.01
+
+
+class Unetr(nn.Module):
+    """UNETR (Hatamizadeh et al. 2022, arXiv 2103.10504) for any patch whose edges are powers of two.
+
+    Levels halve the stride from the patch to single voxels; axes that reach 1 early stay there. Each level adds its
+    skip to what comes from below and refines the sum by a residual block: maps of the encoder, brought up by transposed
+    convolutions, at the levels between, the volume itself at full resolution. Sums where the paper concatenates halve
+    the cost of the full-resolution convolutions, which outweigh all others.
+    Raises ShapeError for maps of different strides, or strides that are no powers of two.
+    """
+
+    # The first convolution reads the volume, so that its axis 1 is the input channels.
+    input_parameters = ("voxels.0.weight",)
+
+    def __init__(
+        self, args: UnetrArgs, channels: Sequence[int], strides: Sequence[Size], in_channels: int, classes: int
+    ) -> None:
+        super().__init__()
+        levels = _levels(strides)
+        widths = [min(args.width * 2**level, args.max_width) for level in range(len(levels))]
+        self.taps = [_tap(level, len(levels), len(channels)) for level in range(1, len(levels) - 1)]
+        self.voxels = _conv(in_channels, widths[0], args.norm)
+        self.bottom = _conv(channels[-1], widths[-1], args.norm, kernel=1)
+        self.skips = nn.ModuleList(
+            _raise(channels[tap], widths, levels, level, args.norm) for level, tap in enumerate(self.taps, 1)
+        )
+        steps = range(len(levels) - 1)
+        self.ups = nn.ModuleList(_up(widths[n + 1], widths[n], levels[n + 1], levels[n]) for n in steps)
+        self.blocks = nn.ModuleList(Residual(widths[n], args.norm) for n in steps)
+        self.logits = nn.Conv3d(widths[0], classes, 1)
+
+    def forward(self, maps: list[Tensor], volume: Tensor) -> Tensor:
+        """Return logits (B, classes, X, Y, Z) from an encoder's maps and the volume (B, C, X, Y, Z) they come from."""
+        skips = [self.voxels(volume)]
+        skips += [skip(maps[tap].contiguous()) for skip, tap in zip(self.skips, self.taps, strict=True)]
+        x = self.bottom(maps[-1].contiguous())
+        for up, block, skip in zip(reversed(self.ups), reversed(self.blocks), reversed(skips), strict=True):
+            x = block(up(x) + skip)
+        logits: Tensor = self.logits(x)
+        return logits
+
+
+class Residual(nn.Module):
+    """Two convolutions beside an identity."""
+
+    def __init__(self, width: int, norm: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv(width, width, norm), nn.Conv3d(width, width, 3, padding=1, bias=False), Norm(norm, width)
+        )
+        self.act = nn.LeakyReLU(SLOPE, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the refined map, of the same shape."""
+        refined: Tensor = self.act(self.body(x) + x)
+        return refined
+
+
+def _levels(strides: Sequence[Size]) -> list[Size]:
+    """Return the strides of the levels, from single voxels to the encoder's."""
+    if len(set(strides)) > 1:
+        given = ", ".join(sized(stride) for stride in strides)
+        raise ShapeError(f"the unetr head takes maps of one stride, as of a plain ViT, but this encoder's are {given}")
+    coarsest = strides[0]
+    if any(n & (n - 1) for n in coarsest) or max(coarsest) == 1:
+        raise ShapeError(f"the unetr head takes strides of 1, 2, 4, 8, 16 ... voxels, but here it is {sized(coarsest)}")
+    count = round(log2(max(coarsest)))
+    return [_at(coarsest, level) for level in range(count + 1)]
+
+
+def _at(coarsest: Size, level: int) -> Size:
+    x, y, z = (min(n, 2**level) for n in coarsest)
+    return (x, y, z)
+
+
+def _tap(level: int, levels: int, maps: int) -> int:
+    """Return which map feeds a level between: earlier maps the finer levels, evenly over all but the last map."""
+    between = levels - 2
+    return round((level - 1) * max(maps - 2, 0) / (between - 1)) if between > 1 else max(maps - 2, 0)
+
+
+def _conv(before: int, after: int, norm: str, kernel: int = 3) -> nn.Sequential:
+    convolution = nn.Conv3d(before, after, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, Norm(norm, after), nn.LeakyReLU(SLOPE, inplace=True))
+
+
+def _up(before: int, after: int, coarse: Size, fine: Size) -> nn.ConvTranspose3d:
+    factor = (coarse[0] // fine[0], coarse[1] // fine[1], coarse[2] // fine[2])
+    return nn.ConvTranspose3d(before, after, factor, factor)
+
+
+def _raise(before: int, widths: Sequence[int], levels: Sequence[Size], level: int, norm: str) -> nn.Sequential:
+    """Return the way of a map from the coarsest level up to `level`: transposed convolutions with norms between."""
+    steps: list[nn.Module] = []
+    for n in range(len(levels) - 2, level - 1, -1):
+        steps += [
+            _up(before, widths[n], levels[n + 1], levels[n]),
+            Norm(norm, widths[n]),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        ]
+        before = widths[n]
+    return nn.Sequential(*steps)

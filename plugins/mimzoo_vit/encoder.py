@@ -1,0 +1,116 @@
+"""A plain vision transformer on 3D patches that computes visible patches only when the hidden ones are dropped."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mimzoo.tokens import (
+    Encoder,
+    Size,
+    Tokens,
+    check_volume,
+    divide,
+    expand_mask,
+    gather_tokens,
+    hide,
+    patchify,
+    resize_grid,
+    visible_index,
+)
+from mimzoo.transformer import Block, initialise, sincos_positions
+from mimzoo_vit.args import VitArgs
+
+
+class VisionTransformer(Encoder):
+    """ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) on patches of a volume, without class token.
+
+    Maps are taken after a quarter, half, three quarters and all of the blocks, the last one normed; all lie on the
+    patch grid. Raises ShapeError when the crop is not divisible by the patch.
+    """
+
+    positions: Tensor
+
+    def __init__(self, args: VitArgs, in_channels: int, crop: Size) -> None:
+        super().__init__()
+        self.mask_unit = self.crop_multiple = args.patch
+        self.grid = divide(crop, args.patch, "the crop", "the patch")
+        self.depth, self.token_width, self.in_channels = args.depth, args.width, in_channels
+        self.taps = tuple(round(args.depth * quarter / 4) for quarter in (1, 2, 3, 4))
+        self.channels, self.strides = (args.width,) * 4, (args.patch,) * 4
+        self.patch = nn.Conv3d(in_channels, args.width, args.patch, args.patch)
+        rates = [args.drop_path * i / (args.depth - 1) for i in range(args.depth)]
+        self.blocks = nn.ModuleList(Block(args.width, args.heads, args.mlp_ratio, rate) for rate in rates)
+        self.norm = nn.LayerNorm(args.width, eps=1e-6)
+        self.learned = args.positions == "learned"
+        self.input_parameters = ("patch.weight",)
+        self.grid_parameters = ("positions",) if self.learned else ()
+        self._initialise()
+
+    def _initialise(self) -> None:
+        initialise(self)
+        fixed = sincos_positions(self.grid, self.token_width)
+        if self.learned:
+            # (1, N, D) -> (1, D, GX, GY, GZ), begun at the fixed ones
+            self.positions = nn.Parameter(fixed.transpose(1, 2).reshape(1, self.token_width, *self.grid))
+        else:
+            self.register_buffer("positions", fixed, persistent=False)
+
+    def depth_of(self, parameter_name: str) -> int:
+        """Return the block of a parameter: 0 for patch embedding and positions, the last for the final norm."""
+        part, _, rest = parameter_name.partition(".")
+        if part == "blocks":
+            return int(rest.split(".")[0]) + 1
+        return self.depth if part == "norm" else 0
+
+    def forward(self, volume: Tensor) -> list[Tensor]:
+        """Return four maps (B, width, X / px, Y / py, Z / pz) of a volume (B, C, X, Y, Z).
+
+        Raises ShapeError for a wrong number of channels, or a crop not divisible by the patch.
+        """
+        grid = self._grid(volume)
+        x = self._embed(patchify(volume, self.mask_unit)) + self._positions(grid)
+        maps = []
+        for done, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if done in self.taps:
+                maps.append(x if done < self.depth else self.norm(x))
+        # (B, N, D) -> (B, D, GX, GY, GZ)
+        return [tokens.transpose(1, 2).unflatten(2, grid) for tokens in maps]
+
+    def encode(self, volume: Tensor, mask: Tensor, mask_token: Tensor | None = None) -> Tokens:
+        """Return the tokens of a volume whose units are hidden where `mask` (B, *units) is True.
+
+        Without `mask_token` only the visible patches are embedded; with one, all are, and hidden ones replaced by it.
+        Raises ShapeError when units are smaller than a patch or no multiple of it, or samples hide different numbers.
+        """
+        grid = self._grid(volume)
+        hidden = expand_mask(mask, grid)
+        x = self._drop(volume, hidden, grid) if mask_token is None else self._replace(volume, hidden, grid, mask_token)
+        for block in self.blocks:
+            x = block(x)
+        return Tokens(self.norm(x), hidden, self.mask_unit, dropped=mask_token is None)
+
+    def _drop(self, volume: Tensor, hidden: Tensor, grid: Size) -> Tensor:
+        visible = visible_index(hidden)
+        patches = gather_tokens(patchify(volume, self.mask_unit), visible)
+        return self._embed(patches) + gather_tokens(self._positions(grid), visible)
+
+    def _replace(self, volume: Tensor, hidden: Tensor, grid: Size, mask_token: Tensor) -> Tensor:
+        embedded = self._embed(patchify(volume, self.mask_unit))
+        return hide(embedded, hidden, mask_token) + self._positions(grid)
+
+    def _embed(self, patches: Tensor) -> Tensor:
+        # A convolution whose stride is its kernel is a linear layer on flat patches, up to ten times faster on a CPU:
+        # weights (D, C, px, py, pz) -> (D, C px py pz)
+        return functional.linear(patches, self.patch.weight.flatten(1), self.patch.bias)
+
+    def _positions(self, grid: Size) -> Tensor:
+        if not self.learned:
+            known = grid == self.grid
+            return self.positions if known else sincos_positions(grid, self.token_width).to(self.positions)
+        positions = self.positions if grid == self.grid else resize_grid(self.positions, grid)
+        # (1, D, GX, GY, GZ) -> (1, N, D)
+        return positions.flatten(2).transpose(1, 2)
+
+    def _grid(self, volume: Tensor) -> Size:
+        size = check_volume(volume, self.in_channels, self.crop_multiple)
+        return divide(size, self.crop_multiple, "the crop", "the patch")

@@ -1,0 +1,118 @@
+"""Write the generated parts of the docs, or with --check fail when one of them is out of date.
+
+    python tools/make_docs.py [--check]
+
+A generated part lies between `<!-- NAME: generated -->` and `<!-- NAME: end -->`.
+"""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mimzoo import specs
+from mimzoo.cards import find_card
+from mimzoo.listing import weights_state
+from mimzoo.registry import KINDS, registry
+
+ROOT = Path(__file__).parents[1]
+
+
+def zoo_table() -> str:
+    rows = ["| model | what it is | data (licence) | metrics | weights |", "|---|---|---|---|---|"]
+    for offer in registry().of_kind("card"):
+        card = find_card(offer.name)
+        recipe = card.block.finetuning or card.block.pretraining
+        metrics = ", ".join(f"{metric.name} {metric.value:.3f}" for metric in card.block.metrics)
+        link = f"[`{card.name}`](model_cards/{card.name}/README.md)"
+        data = f"{recipe.data if recipe else ''} ({card.block.licence.data})"
+        what = f"{card.kind}, `{card.block.encoder.name}`"
+        rows.append(f"| {link} | {what} | {data} | {metrics} | {weights_state(card)} |")
+    return "\n".join(rows)
+
+
+def components_table() -> str:
+    rows = ["| kind | name | what it is | source |", "|---|---|---|---|"]
+    for kind in KINDS:
+        for offer in registry().of_kind(kind):
+            rows.append(f"| {kind} | `{offer.name}` | {offer.value.summary} | {offer.value.source} |")
+    return "\n".join(rows)
+
+
+def hooks_table() -> str:
+    rows = ["| hook | returns |", "|---|---|"]
+    for name, hook in vars(specs).items():
+        if name.startswith("mimzoo_"):
+            returned = str(inspect.signature(hook).return_annotation).replace("mimzoo.specs.", "")
+            rows.append(
+                f"| `{name}{inspect.signature(hook)}` | {inspect.getdoc(hook)} |".replace(f" -> {returned}", "")
+            )
+    return "\n".join(re.sub(r" -> [^`]*`", "`", row) for row in rows)
+
+
+def commands_table() -> str:
+    from mimzoo.cli import app
+
+    rows = ["| command | what it does |", "|---|---|"]
+    for command in app.registered_commands:
+        summary = (inspect.getdoc(command.callback) or "").splitlines()[0]
+        rows.append(f"| `mimzoo {command.name or command.callback.__name__}` | {summary} |")
+    return "\n".join(rows)
+
+
+PARTS = {
+    "README.md": {"zoo": zoo_table, "commands": commands_table},
+    "CONTRIBUTING.md": {"hooks": hooks_table, "components": components_table},
+}
+
+
+def generate(path: Path, parts: dict) -> str:
+    text = path.read_text()
+    for name, make in parts.items():
+        begin, end = f"<!-- {name}: generated -->", f"<!-- {name}: end -->"
+        if begin not in text or end not in text:
+            raise SystemExit(f"{path}: no part marked {begin} ... {end}")
+        text = text[: text.index(begin) + len(begin)] + f"\n{make()}\n" + text[text.index(end) :]
+    return text
+
+
+def missing_docstrings() -> list[str]:
+    """What ruff cannot see: commands without help text."""
+    from mimzoo.cli import app
+
+    return [str(command.callback) for command in app.registered_commands if not inspect.getdoc(command.callback)]
+
+
+def speaks_of_others() -> list[str]:
+    """Tracked files that name paths of a machine: the project speaks of itself alone."""
+    found = subprocess.run(
+        ["git", "grep", "-lE", r"/(work|root|home)/[a-z]", "--", ".", ":!tools/make_docs.py", ":!tests"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.split()
+
+
+def main() -> None:
+    stale = []
+    for name, parts in PARTS.items():
+        path = ROOT / name
+        fresh = generate(path, parts)
+        if fresh != path.read_text():
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(fresh)
+    problems = [*missing_docstrings(), *(f"{name} names a machine's path" for name in speaks_of_others())]
+    if "--check" in sys.argv:
+        problems += [f"{name} is out of date: run `make docs`" for name in stale]
+    else:
+        print(f"wrote {', '.join(stale) or 'nothing: all is up to date'}")
+    if problems:
+        raise SystemExit("\n".join(problems))
+
+
+if __name__ == "__main__":
+    main()
