@@ -65,9 +65,11 @@ class CardBlock(Block):
     metrics: tuple[Metric, ...] = ()
 
     @model_validator(mode="after")
-    def _labels_for_finetuning(self) -> "CardBlock":
+    def _labels_fit(self) -> "CardBlock":
         if self.finetuning is not None and not self.labels:
             raise ValueError("a card with `finetuning` needs `labels`")
+        if self.labels and sorted(self.labels) != list(range(1, 1 + len(self.labels))):
+            raise ValueError(f"labels must count up from 1, got the values {sorted(self.labels)}")
         if self.labels and len(set(self.labels.values())) < len(self.labels):
             raise ValueError(f"labels must have different names, got {list(self.labels.values())}")
         return self

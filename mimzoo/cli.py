@@ -18,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# What the `train` extra brings, and deployment does without.
+TRAINING = {"accelerate", "blosc2", "matplotlib", "monai", "onnx", "onnxscript", "scipy", "torch"}
+
 Model = Annotated[str, typer.Argument(help="A model: a bare name, a folder (./run), or hf://org/name@tag.")]
 Data = Annotated[Path, typer.Option("--data", help="A folder with a Decathlon dataset.json, or of scans.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run's folder; by default runs/NAME.")]
@@ -34,6 +37,10 @@ def main() -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING:
+            raise
+        _fail(f"this command needs {error.name}, which is not installed; pip install 'mimzoo[train]'")
     except OSError as error:
         # Full disks and forbidden folders are the user's to mend; anything else keeps its traceback.
         _fail(f"{error.strerror or error}: {error.filename or 'a file'}; free space or choose another folder")

@@ -39,9 +39,17 @@ class Demo:
     picture: Path
 
 
-def demo(out: Path, data: Path | None = None, say: Say = print, progress: Any = None) -> Demo:
+def demo(
+    out: Path,
+    data: Path | None = None,
+    *,
+    cards: tuple[Card, Card] | None = None,
+    say: Say = print,
+    progress: Any = None,
+) -> Demo:
     """Return what the whole road gives on `data`, or on generated phantoms; everything it makes lies below `out`.
 
+    `cards` are an encoder's and a segmenter's, by default the demo's own fitted to the data set.
     Raises DataError when `data` has too few labelled cases or `out` holds a demo already.
     """
     if (out / "encoder").exists():
@@ -51,7 +59,8 @@ def demo(out: Path, data: Path | None = None, say: Say = print, progress: Any = 
         data = out / "phantoms"
         write_phantoms(data, PHANTOMS, seed=0)
         say(f"made {data}: CT-like phantoms, each with its own pose, contrast and noise")
-    encoder_card, segmenter_card, dataset = fit_cards(data)
+    dataset = read_dataset(data)
+    encoder_card, segmenter_card = cards or fit_cards(dataset)
     say(describe(segmenter_card, dataset))
 
     pretrain(encoder_card, data, out / "encoder", progress=progress)
@@ -68,21 +77,22 @@ def demo(out: Path, data: Path | None = None, say: Say = print, progress: Any = 
     say(f"segmented {case.image.name} without torch into {out / 'mask.nii.gz'}, in the scan's own grid")
     picture = draw_picture(out, data, case, mask, dice)
     kept = load(out / "pretrained")
-    say(
-        f"mimzoo.load('./{out / 'pretrained'}') gives {sum(p.numel() for p in kept.parameters()) / 1e6:.1f} M parameters"
-    )
+    parameters = sum(parameter.numel() for parameter in kept.parameters())
+    say(f"loaded {out / 'pretrained'} with mimzoo.load: {parameters / 1e6:.1f} M parameters, {kept.report}")
     say(f"look at {picture} (all of it took {time.monotonic() - begun:.0f} s)")
     return Demo(dice["pretrained"], dice["scratch"], picture)
 
 
-def fit_cards(data: Path) -> tuple[Card, Card, Dataset]:
-    """Return the demo's two cards fitted to a data set, and the data set: its labels, spacing, kind of intensity, crop.
+def fit_cards(dataset: Dataset) -> tuple[Card, Card]:
+    """Return the demo's two cards fitted to a data set: its labels, spacing, kind of intensity and size.
 
     The card's number of labelled cases is kept where the data set has as many.
+    Raises DataError when there is nothing to train or to validate on.
     """
-    dataset = read_dataset(data)
     if not dataset.training or not dataset.validation or not dataset.labels:
-        raise DataError(f"{data} has no labelled training and validation cases with a label table; the demo needs them")
+        raise DataError(
+            f"{dataset.folder} has no labelled training and validation cases with a label table; the demo needs them"
+        )
     encoder, segmenter = find_card(ENCODER), find_card(SEGMENTER)
     shown = {"input": fit_input(dataset, encoder.block.input).model_dump(mode="json")}
     pretraining, finetuning = encoder.block.pretraining, segmenter.block.finetuning
@@ -90,7 +100,7 @@ def fit_cards(data: Path) -> tuple[Card, Card, Dataset]:
     few = min(finetuning.labelled or len(dataset.training), len(dataset.training))
     encoder = update_card(encoder, **shown, pretraining=pretraining.model_copy(update={"data": dataset.name}))
     changed = finetuning.model_copy(update={"data": dataset.name, "labelled": few, "start": None})
-    return encoder, update_card(segmenter, **shown, labels=dataset.labels, finetuning=changed), dataset
+    return encoder, update_card(segmenter, **shown, labels=dataset.labels, finetuning=changed)
 
 
 def fit_input(dataset: Dataset, template: Input) -> Input:
@@ -121,7 +131,7 @@ def describe(card: Card, dataset: Dataset) -> str:
 
 
 def fine_tuned_dice(card: Card, data: Path, out: Path, start: str, progress: Any) -> float:
-    """Return the mean foreground Dice on the validation cases after fine-tuning from `start` into a folder below `out`."""
+    """Return the mean foreground Dice on the validation cases after fine-tuning into the folder `start` below `out`."""
     assert card.block.finetuning is not None  # the demo's segmenter card
     origin = str((out / "encoder").resolve()) if start == "pretrained" else None
     recipe = card.block.finetuning.model_copy(update={"start": origin})
@@ -136,8 +146,9 @@ def draw_picture(out: Path, data: Path, case: Case, mask: LabelMap, dice: dict[s
     card = read_card(out / "encoder")
     _, reconstruction = reconstruct_example(load_objective(out / "encoder"), prepare_scans(card, data, None), card)
     overlay = Overlay(case.id, read_scan(case.image), read_labels(case.label), mask)
+    found = f"{dice['pretrained']:.3f} pretrained, {dice['scratch']:.3f} from scratch"
     lines = [
-        f"Mean foreground Dice on validation cases: {dice['pretrained']:.3f} pretrained, {dice['scratch']:.3f} from scratch.",
+        f"Mean foreground Dice on the validation cases: {found}.",
         "The mask was drawn by ONNX Runtime from the exported file, in the grid of the scan.",
     ]
     path = out / "demo.png"

@@ -99,6 +99,8 @@ def onnx_bytes(model: nn.Module, card: Card) -> bytes:
             dynamo=True,
             verbose=False,
         )
+    if program is None:
+        raise ExportError(f"torch could not export {card.name}; try a smaller crop or another head")
     graph = program.model_proto
     onnx.helper.set_model_props(graph, metadata(card).to_props())
     onnx.checker.check_model(graph, full_check=True)

@@ -36,7 +36,7 @@ def finetune(
     dataset = labelled_dataset(card, data)
     store = prepare_dataset(dataset, card.block.input, card.block.labels, mimzoo_home() / "prepared", progress)
     model = make_segmenter(card)
-    run = begin_run(card, folder, resume)
+    run = begin_run(card, folder, resume, "finetune")
     job = Job(
         folder=folder,
         schedule=recipe,

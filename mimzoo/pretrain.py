@@ -38,7 +38,7 @@ def pretrain(
     recipe = _recipe(card)
     store = prepare_scans(card, data, progress)
     objective = make_objective(card)
-    run = begin_run(card, folder, resume)
+    run = begin_run(card, folder, resume, "pretrain")
     job = Job(
         folder=folder,
         schedule=recipe,
@@ -130,11 +130,12 @@ def reconstruct_example(objective: nn.Module, store: Store, card: Card) -> tuple
     """Return the case of the first validation crop, and what the objective makes of it (first channel)."""
     crop = validation_crops(store, card)[0]
     volume = crop["volume"][None].to(next(objective.parameters()).device)
-    _, reconstructed, mask = objective.eval().reconstruct(volume, mask_generator(VALIDATION_SEED, 0))
+    reconstruct: Callable[..., tuple[Tensor, Tensor, Tensor]] = objective.eval().reconstruct  # type: ignore[assignment]
+    _, reconstructed, mask = reconstruct(volume, mask_generator(VALIDATION_SEED, 0))
     hidden = expand_mask(mask.to(volume.device), tuple(volume.shape[2:]))[:, None]
     shown = (volume, volume.masked_fill(hidden, math.nan), reconstructed)
-    planes = (found[0, 0].float().cpu().numpy() for found in shown)
-    return crop["case"], Reconstruction(*planes, card.block.input.spacing_mm)
+    original, masked, guessed = (found[0, 0].float().cpu().numpy() for found in shown)
+    return crop["case"], Reconstruction(original, masked, guessed, card.block.input.spacing_mm)
 
 
 def load_objective(folder: Path) -> nn.Module:
@@ -142,7 +143,7 @@ def load_objective(folder: Path) -> nn.Module:
     card = read_card(folder)
     objective = make_objective(card)
     files = {"model.safetensors": card.block.weights, "pretraining.safetensors": card.block.pretraining_weights}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, artefact in files.items():
         if artefact is None:
             raise WeightsError(f"{folder} has no {name} yet; finish it with mimzoo pretrain ... --resume")

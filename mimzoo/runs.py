@@ -1,7 +1,6 @@
 """Run directories: a training's folder is a model folder, so that publishing it is copying it."""
 
 import shlex
-import sys
 from pathlib import Path
 
 from torch import Tensor
@@ -13,9 +12,10 @@ from mimzoo.weights import save_weights
 CHECKPOINTS = "checkpoints"
 
 
-def begin_run(card: Card, folder: Path, resume: bool) -> Card:
+def begin_run(card: Card, folder: Path, resume: bool, verb: str) -> Card:
     """Return the card of a run, written into its folder; with `resume`, the card that already lies there.
 
+    `verb` is the command that makes such a run; the card states it in full, but not where on this machine the data lie.
     Raises DataError when the folder holds a run and `resume` is off, or holds none and it is on; CardError when the
     run there follows another recipe.
     """
@@ -26,7 +26,8 @@ def begin_run(card: Card, folder: Path, resume: bool) -> Card:
         raise DataError(f"{folder} holds a run already; add --resume to continue it, or choose another folder with -o")
     if begun:
         return _resumed(card, folder)
-    command = shlex.join(["mimzoo", *sys.argv[1:]])
+    changes = [word for text in card.block.overrides for word in ("--set", text)]
+    command = shlex.join(["mimzoo", verb, card.name, "--data", "DIR", *changes])
     fresh = update_card(card, weights=None, pretraining_weights=None, onnx=None, metrics=(), command=command)
     write_card(fresh, folder)
     (folder / CHECKPOINTS).mkdir(exist_ok=True)

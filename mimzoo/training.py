@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -130,14 +131,14 @@ def train(job: Job) -> State:
     if state.average is not None:
         state.average.to(accelerator.device)
     batches, saved_at = iter(loader), time.monotonic()
-    with stop_requests() as stop, progress_bar(job, state, accelerator) as advance:
+    with stop_requests() as stop, progress_bar(job, state, accelerator) as shown:
         while state.step < job.schedule.steps:
             loss = optimise(accelerator, model, state, job, batches)
-            advance(loss)
+            shown.advance(loss)
             record_loss(state, history, loss, job.schedule)
             validated = state.step % job.schedule.validate_every == 0 or state.step == job.schedule.steps
             if validated:
-                validate(job, state, history, accelerator)
+                shown.say(validate(job, state, history, accelerator))
             if validated or stop.asked or time.monotonic() - saved_at > job.save_seconds:
                 if accelerator.is_main_process:
                     state.save(last)
@@ -179,9 +180,11 @@ def make_loader(job: Job, first_step: int) -> DataLoader[Any]:
     items = range(first_step * schedule.batch, schedule.steps * schedule.batch)
     return DataLoader(
         job.data,
-        sampler=items,  # type: ignore[arg-type]
+        sampler=items,
         batch_size=schedule.batch // schedule.accumulate,
         num_workers=job.workers,
+        # A loader draws a seed for its workers; from a generator of its own, so that the run's random state stays.
+        generator=torch.Generator(),
     )
 
 
@@ -209,8 +212,8 @@ def optimise(accelerator: Accelerator, model: nn.Module, state: State, job: Job,
     return total
 
 
-def validate(job: Job, state: State, history: "History", accelerator: Accelerator) -> None:
-    """Measure the evaluated weights, record the figures, and keep the weights when they are the best so far."""
+def validate(job: Job, state: State, history: "History", accelerator: Accelerator) -> dict[str, float]:
+    """Return the figures of the evaluated weights, recorded; the weights are kept when they are the best so far."""
     judged = state.average if state.average is not None else state.model
     judged.eval()
     random = torch.get_rng_state()
@@ -226,6 +229,7 @@ def validate(job: Job, state: State, history: "History", accelerator: Accelerato
         if accelerator.is_main_process:
             about = {"step": state.step, **figures}
             save_weights(job.folder / "checkpoints" / "best.safetensors", judged.state_dict(), about)
+    return figures
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
@@ -325,20 +329,34 @@ def stop_requests() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+class Shown:
+    """The progress of a run on the terminal; a line for each validation stays, in a log file too."""
+
+    def __init__(self, job: Job, state: State, bar: Progress) -> None:
+        self.job, self.state, self.bar = job, state, bar
+        self.task = bar.add_task(job.title, total=job.schedule.steps, completed=state.step, note="")
+        self.begun, self.first = time.monotonic(), state.step
+
+    def advance(self, loss: float) -> None:
+        """Show one more step with its loss."""
+        crops = (self.state.step - self.first) * self.job.schedule.batch / max(1e-9, time.monotonic() - self.begun)
+        self.bar.update(self.task, completed=self.state.step, note=f"loss {loss:.4f} {crops:.1f} crops/s")
+
+    def say(self, figures: dict[str, float]) -> None:
+        """Leave a line with the figures of a validation."""
+        values = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        best = " (best)" if self.state.best_step == self.state.step else ""
+        minutes = (time.monotonic() - self.begun) / 60
+        self.bar.console.print(f"step {self.state.step}: validation {values}{best}, after {minutes:.1f} min")
+
+
 @contextmanager
-def progress_bar(job: Job, state: State, accelerator: Accelerator) -> Iterator[Callable[[float], None]]:
-    """Yield a function that shows one more step with its loss."""
+def progress_bar(job: Job, state: State, accelerator: Accelerator) -> Iterator[Shown]:
+    """Yield what shows the run's progress, on the main process alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=not accelerator.is_main_process) as bar:
-        task = bar.add_task(job.title, total=job.schedule.steps, completed=state.step, note="")
-        begun, first = time.monotonic(), state.step
-
-        def advance(loss: float) -> None:
-            crops = (state.step - first) * job.schedule.batch / max(1e-9, time.monotonic() - begun)
-            best = "" if math.isinf(state.best) else f" best {abs(state.best):.4f}"
-            bar.update(task, completed=state.step, note=f"loss {loss:.4f}{best} {crops:.1f} crops/s")
-
-        yield advance
+    hidden = Console(quiet=True) if not accelerator.is_main_process else None
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=hidden) as bar:
+        yield Shown(job, state, bar)
 
 
 def tune_allocator() -> None:

@@ -19,8 +19,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended tokens (B, N, D)."""
         batch, count, width = x.shape
-        # (B, N, 3 D) -> (B, N, 3, heads, d) -> 3 x (B, heads, N, d)
-        q, k, v = self.qkv(x).reshape(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        # (B, N, 3 D) -> 3 x (B, N, D) -> 3 x (B, N, heads, d) -> 3 x (B, heads, N, d)
+        parts = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = (part.reshape(batch, count, self.heads, -1).transpose(1, 2) for part in parts)
         mixed = functional.scaled_dot_product_attention(q, k, v)
         # (B, heads, N, d) -> (B, N, D)
         joined: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, count, width))

@@ -26,3 +26,44 @@ def data_root():
     if not DATA_ROOT.is_dir():
         pytest.skip("real scans are not at hand: set MIMZOO_TEST_DATA to their folder")
     return DATA_ROOT
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory):
+    """A small generated data set: 4 training, 2 validation, 2 unlabelled CT-like scans."""
+    from mimzoo.phantoms import write_phantoms
+
+    folder = tmp_path_factory.mktemp("data") / "phantoms"
+    write_phantoms(folder, {"training": 4, "validation": 2, "unlabelled": 2}, 3, (24, 24, 20), (13.0, 13.0, 14.0))
+    return folder
+
+
+TINY = [
+    "encoder.args={patch: [8, 8, 8], width: 24, depth: 4, heads: 3}",
+    "input.spacing_mm=[13.0, 13.0, 14.0]",
+    "input.crop=[16, 16, 16]",
+]
+
+
+@pytest.fixture
+def tiny_encoder():
+    """The card of an encoder so small that it trains in seconds."""
+    from mimzoo.cards import find_card, override
+
+    steps = ["pretraining.steps=6", "pretraining.validate_every=3", "pretraining.batch=2"]
+    small = "pretraining.decoder.args={width: 12, depth: 1, heads: 1}"
+    return override(find_card("vit-mae-phantom"), [*TINY, *steps, small])
+
+
+@pytest.fixture
+def tiny_segmenter():
+    """The card of a segmenter so small that it trains in seconds."""
+    from mimzoo.cards import find_card, override
+
+    steps = [
+        "finetuning.steps=6",
+        "finetuning.validate_every=3",
+        "finetuning.start=null",
+        "finetuning.head.args={width: 2}",
+    ]
+    return override(find_card("vit-mae-phantom-seg"), [*TINY, *steps])

@@ -18,12 +18,14 @@ CHECKS = {
     "objective": testing.check_objective,
     "head": testing.check_head,
 }
+# The large ones differ from the small in nothing but their size.
+ARGS = {"vit-small": {"depth": 4}, "vit-base": {"depth": 4}}
 COMPONENTS = [(kind, offer.name) for kind in CHECKS for offer in registry().of_kind(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS, ids=lambda value: value)
 def test_every_registered_component_conforms(kind, name):
-    CHECKS[kind](name)
+    CHECKS[kind](name, ARGS.get(name))
 
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])

@@ -40,7 +40,8 @@ def test_it_pretrains_in_the_place_of_a_built_in_encoder(installed, tmp_path):
         "import torch; from mimzoo.recipes import Component\n"
         "card = find_card('vit-mae-phantom'); mine = Component(name='example-mlp')\n"
         "encoder = build_encoder(mine, 1, (16, 16, 16))\n"
-        "objective = build_objective(card.block.pretraining, encoder, mine, card.block.input.model_copy(update={'crop': (16, 16, 16)}))\n"
+        "seen = card.block.input.model_copy(update={'crop': (16, 16, 16)})\n"
+        "objective = build_objective(card.block.pretraining, encoder, mine, seen)\n"
         "loss = objective(torch.randn(2, 1, 16, 16, 16), torch.Generator().manual_seed(0)).loss\n"
         "loss.backward(); print(loss.item())"
     )

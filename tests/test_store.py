@@ -42,12 +42,16 @@ except DataError as error:
 """
 
 
+def environment():
+    """Return the environment in which a new process finds what this one finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+
+
 def begin(data, root, *limit):
     """Return a process that prepares `data` below `root`."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
     command = [sys.executable, "-c", RUN, str(data), str(root), *map(str, limit)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     )
 
 
@@ -409,6 +413,30 @@ def test_killed_at_any_time(many, root):
     check_resumed(folder, root, reference)
 
 
+# Makes a process kill itself just before its n-th renaming of a finished file.
+DIE = """
+import os, signal
+os_replace, left = os.replace, [{count}]
+def replace(*paths):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os_replace(*paths)
+os.replace = replace
+"""
+
+
+@pytest.mark.parametrize("count", range(1, 5))
+def test_killed_between_the_files_of_a_case(folder, root, count):
+    command = [sys.executable, "-c", DIE.format(count=count) + RUN, str(folder), str(root)]
+    assert subprocess.run(command, env=environment(), check=False).returncode == -signal.SIGKILL
+    done = store_folder(root, read_dataset(folder), MR, LABELS)
+    for record in (json.loads(path.read_text()) for path in done.glob("*.json")):
+        assert all((done / name).stat().st_size == size for name, size in record["files"].values())
+    assert list(done.glob(".*.part"))
+    check_resumed(folder, root, prepare_dataset(read_dataset(folder), MR, LABELS, root.parent / "reference"))
+
+
 def test_leftovers_of_the_killed_are_removed(folder, root):
     dataset = read_dataset(folder)
     reference = contents(prepare_dataset(dataset, MR, LABELS, root).folder)
@@ -417,6 +445,19 @@ def test_leftovers_of_the_killed_are_removed(folder, root):
     (done / "case_000-00000000.image.b2nd").write_bytes(b"no record speaks of it")
     prepare_dataset(dataset, MR, LABELS, root)
     assert contents(done) == reference
+
+
+def test_files_of_another_running_process_are_left(folder, root):
+    fcntl = pytest.importorskip("fcntl")
+    dataset = read_dataset(folder)
+    done = prepare_dataset(dataset, MR, LABELS, root).folder
+    (done / ".case_009.json.0123abcd.part").write_bytes(b"half")
+    with (done / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as another process does while it prepares
+        prepare_dataset(dataset, MR, LABELS, root)
+        assert list(done.glob("*.part"))
+    prepare_dataset(dataset, MR, LABELS, root)
+    assert not list(done.glob("*.part"))
 
 
 def test_processes_side_by_side(many, root):

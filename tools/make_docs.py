@@ -34,9 +34,8 @@ def zoo_table() -> str:
 
 def components_table() -> str:
     rows = ["| kind | name | what it is | source |", "|---|---|---|---|"]
-    for kind in KINDS:
-        for offer in registry().of_kind(kind):
-            rows.append(f"| {kind} | `{offer.name}` | {offer.value.summary} | {offer.value.source} |")
+    offers = (offer for kind in KINDS for offer in registry().of_kind(kind))
+    rows += [f"| {each.kind} | `{each.name}` | {each.value.summary} | {each.value.source} |" for each in offers]
     return "\n".join(rows)
 
 

@@ -69,9 +69,8 @@ def _outputs(result: Any) -> list[Tensor]:
 def _check_gradients(name: str, module: nn.Module, run: Callable[[nn.Module], Any]) -> None:
     generator = torch.Generator().manual_seed(4)
     # Random weights: the plain sum of a normalised map is constant and would have no gradient.
-    for found in _outputs(run(module)):
-        weighted = found * torch.randn(found.shape, generator=generator)
-        torch.autograd.backward(weighted.sum(), retain_graph=True)
+    weighted = [(found * torch.randn(found.shape, generator=generator)).sum() for found in _outputs(run(module))]
+    torch.autograd.backward(torch.stack(weighted).sum())
     for key, parameter in module.named_parameters():
         require(parameter.grad is not None, name, f"no gradient reaches the parameter {key!r}")
         finite = parameter.grad is None or bool(parameter.grad.isfinite().all())

@@ -83,7 +83,7 @@ def _check_learns(name: str, objective: nn.Module) -> None:
         for key, parameter in objective.named_parameters():
             require(parameter.grad is not None, name, f"no gradient reaches the parameter {key!r}")
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     require(losses[-1] < losses[0], name, f"{STEPS} steps on one crop do not lower its loss: {losses}")
 
 

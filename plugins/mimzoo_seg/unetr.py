@@ -31,10 +31,10 @@ class Unetr(nn.Module):
     ) -> None:
         super().__init__()
         levels = _levels(strides)
-        widths = [min(args.width * 2**level, args.max_width) for level in range(len(levels))]
+        # The coarsest level is the encoder's last map as it is: it was normed there, on all the channels of a cell.
+        widths = [min(args.width * 2**level, args.max_width) for level in range(len(levels) - 1)] + [channels[-1]]
         self.taps = [_tap(level, len(levels), len(channels)) for level in range(1, len(levels) - 1)]
         self.voxels = _conv(in_channels, widths[0], args.norm)
-        self.bottom = _conv(channels[-1], widths[-1], args.norm, kernel=1)
         self.skips = nn.ModuleList(
             _raise(channels[tap], widths, levels, level, args.norm) for level, tap in enumerate(self.taps, 1)
         )
@@ -47,7 +47,7 @@ class Unetr(nn.Module):
         """Return logits (B, classes, X, Y, Z) from an encoder's maps and the volume (B, C, X, Y, Z) they come from."""
         skips = [self.voxels(volume)]
         skips += [skip(maps[tap].contiguous()) for skip, tap in zip(self.skips, self.taps, strict=True)]
-        x = self.bottom(maps[-1].contiguous())
+        x = maps[-1].contiguous()
         for up, block, skip in zip(reversed(self.ups), reversed(self.blocks), reversed(skips), strict=True):
             x = block(up(x) + skip)
         logits: Tensor = self.logits(x)
@@ -93,8 +93,8 @@ def _tap(level: int, levels: int, maps: int) -> int:
     return round((level - 1) * max(maps - 2, 0) / (between - 1)) if between > 1 else max(maps - 2, 0)
 
 
-def _conv(before: int, after: int, norm: str, kernel: int = 3) -> nn.Sequential:
-    convolution = nn.Conv3d(before, after, kernel, padding=kernel // 2, bias=False)
+def _conv(before: int, after: int, norm: str) -> nn.Sequential:
+    convolution = nn.Conv3d(before, after, 3, padding=1, bias=False)
     return nn.Sequential(convolution, Norm(norm, after), nn.LeakyReLU(SLOPE, inplace=True))
 
 

@@ -2,6 +2,7 @@
 
 from math import prod
 
+from mimzoo_example import PatchMlpArgs
 from torch import Tensor, nn
 
 from mimzoo.tokens import (
@@ -16,7 +17,6 @@ from mimzoo.tokens import (
     patchify,
     visible_index,
 )
-from mimzoo_example import PatchMlpArgs
 
 
 class PatchMlp(Encoder):
@@ -39,14 +39,18 @@ class PatchMlp(Encoder):
 
     def forward(self, volume: Tensor) -> list[Tensor]:
         """Return one map (B, width, X / px, Y / py, Z / pz)."""
-        grid = divide(check_volume(volume, self.in_channels, self.crop_multiple), self.mask_unit, "the crop", "the patch")
+        grid = divide(
+            check_volume(volume, self.in_channels, self.crop_multiple), self.mask_unit, "the crop", "the patch"
+        )
         x = self._blocks(self.embed(patchify(volume, self.mask_unit)))
         # (B, N, D) -> (B, D, GX, GY, GZ)
         return [x.transpose(1, 2).unflatten(2, grid)]
 
     def encode(self, volume: Tensor, mask: Tensor, mask_token: Tensor | None = None) -> Tokens:
         """Return the tokens of the visible patches, or of all with the hidden ones replaced."""
-        grid = divide(check_volume(volume, self.in_channels, self.crop_multiple), self.mask_unit, "the crop", "the patch")
+        grid = divide(
+            check_volume(volume, self.in_channels, self.crop_multiple), self.mask_unit, "the crop", "the patch"
+        )
         hidden, patches = expand_mask(mask, grid), patchify(volume, self.mask_unit)
         if mask_token is None:
             x = self.embed(gather_tokens(patches, visible_index(hidden)))

@@ -1,0 +1,116 @@
+"""Pretraining: a run folder that is a model, resumed bit by bit after a kill, refused in one sentence."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mimzoo.cards import override, read_card, write_card
+from mimzoo.errors import CardError, DataError, ShapeError
+from mimzoo.models import load
+from mimzoo.pretrain import load_objective, make_objective, pretrain
+from mimzoo.weights import read_weights
+
+
+def test_a_run_is_a_model_folder(tiny_encoder, phantoms, tmp_path):
+    card = pretrain(tiny_encoder, phantoms, tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    made = {"model.safetensors", "pretraining.safetensors", "history.csv", "reconstruction.png", "curves.png"}
+    assert made | {"README.md"} <= names
+    encoder = load(tmp_path / "run")
+    assert [tuple(map_.shape) for map_ in encoder(torch.zeros(1, 1, 16, 24, 16))] == [(1, 24, 2, 3, 2)] * 4
+    assert read_card(tmp_path / "run").block == card.block
+    objective = load_objective(tmp_path / "run")
+    assert torch.equal(objective.encoder.state_dict()["patch.weight"], encoder.state_dict()["patch.weight"])
+
+
+def test_the_loss_on_validation_scans_falls(tiny_encoder, phantoms, tmp_path):
+    longer = override(tiny_encoder, ["pretraining.steps=60", "pretraining.validate_every=20", "pretraining.batch=4"])
+    pretrain(longer, phantoms, tmp_path / "run")
+    with (tmp_path / "run" / "history.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "validation" and row["name"] == "loss"]
+    assert [int(row["step"]) for row in rows] == [20, 40, 60]
+    assert float(rows[-1]["value"]) < float(rows[0]["value"])
+
+
+def train_in_subprocess(card, data, out, home, *extra):
+    """Start the command line on a card's folder and return the process."""
+    folder = out.parent / "card"
+    write_card(card, folder)
+    command = [sys.executable, "-m", "mimzoo", "pretrain", str(folder), "--data", str(data), "-o", str(out), *extra]
+    env = {**os.environ, "MIMZOO_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    stdout, stderr = process.communicate(timeout=240)
+    return process.returncode, stdout, stderr
+
+
+def wait_for_step(process, out, step):
+    """Wait until the run has recorded this step."""
+    history = out / "history.csv"
+    while process.poll() is None:
+        if history.is_file() and any(row.startswith(f"{step},") for row in history.read_text().splitlines()):
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130)])
+def test_a_stopped_run_resumes_bit_by_bit(tiny_encoder, phantoms, tmp_path, home, number, code):
+    card = override(
+        tiny_encoder, ["pretraining.steps=30", "pretraining.validate_every=12", "encoder.args.drop_path=0.2"]
+    )
+    process = train_in_subprocess(card, phantoms, tmp_path / "stopped" / "run", home, "--save-seconds", "0")
+    wait_for_step(process, tmp_path / "stopped" / "run", 10)
+    process.send_signal(number)
+    returned, _, stderr = finish(process)
+    assert returned == code, stderr
+    assert (number == signal.SIGKILL) or "--resume" in stderr
+    assert not (tmp_path / "stopped" / "run" / "model.safetensors").exists()
+    resumed = train_in_subprocess(card, phantoms, tmp_path / "stopped" / "run", home, "--save-seconds", "0", "--resume")
+    straight = train_in_subprocess(card, phantoms, tmp_path / "straight" / "run", home)
+    assert finish(resumed)[0] == finish(straight)[0] == 0
+    ours, theirs = (read_weights(tmp_path / name / "run" / "model.safetensors") for name in ("stopped", "straight"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    histories = [(tmp_path / name / "run" / "history.csv").read_text() for name in ("stopped", "straight")]
+    assert histories[0] == histories[1]
+
+
+def test_a_folder_is_never_trained_over(tiny_encoder, phantoms, tmp_path):
+    with pytest.raises(DataError, match="holds no run to resume; leave --resume out"):
+        pretrain(tiny_encoder, phantoms, tmp_path / "run", resume=True)
+    pretrain(tiny_encoder, phantoms, tmp_path / "run")
+    with pytest.raises(DataError, match="holds a run already; add --resume"):
+        pretrain(tiny_encoder, phantoms, tmp_path / "run")
+    with pytest.raises(CardError, match="follows another recipe"):
+        pretrain(override(tiny_encoder, ["pretraining.seed=5"]), phantoms, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("input.crop=[16, 16, 20]", r"16 x 16 x 20 is not divisible by the patch 8 x 8 x 8; the nearest is"),
+        ("pretraining.masking.args={ratio: 0.01, unit: [8, 8, 8]}", "hides none"),
+        ("pretraining.masking.args={ratio: 0.6, unit: [4, 4, 4]}", "smallest unit"),
+        ("pretraining.decoder={name: linear}", "drops hidden units, but decoder 'linear' supports only replace"),
+        ("encoder.args.widht=3", "unknown argument 'widht'; did you mean 'width'"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_training(tiny_encoder, phantoms, tmp_path, assignment, sentence):
+    with pytest.raises(ShapeError, match=sentence):
+        pretrain(override(tiny_encoder, [assignment]), phantoms, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_seed_gives_the_same_start(tiny_encoder):
+    first, second = make_objective(tiny_encoder).state_dict(), make_objective(tiny_encoder).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    other = make_objective(override(tiny_encoder, ["pretraining.seed=1"])).state_dict()
+    assert not torch.equal(first["encoder.patch.weight"], other["encoder.patch.weight"])
