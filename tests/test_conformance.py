@@ -1,13 +1,17 @@
 """Every registered component does what its kind promises; and each promise, broken, is noticed."""
 
+from math import prod
+
 import pytest
 import torch
 from torch import nn
 
 from mimzoo import testing
-from mimzoo.registry import registry
-from mimzoo.specs import EncoderSpec
-from mimzoo.tokens import Tokens
+from mimzoo.errors import ShapeError
+from mimzoo.registry import find, registry
+from mimzoo.specs import EncoderSpec, Spec
+from mimzoo.tokens import Tokens, gather_tokens, hidden_index
+from mimzoo_mim.objective import MaskedReconstruction
 from mimzoo_vit.args import VitArgs
 from mimzoo_vit.encoder import VisionTransformer
 
@@ -104,3 +108,67 @@ def test_a_broken_encoder_is_noticed(monkeypatch, broken, sentence):
     monkeypatch.setattr(EncoderSpec, "load", lambda spec: broken)
     with pytest.raises(AssertionError, match=f"broken: .*{sentence}"):
         testing.check_encoder("broken", crop=(16, 16, 16))
+
+
+def masking_of(draw):
+    """A masking whose masks `draw(batch, units)` makes."""
+    return lambda args: (
+        lambda crop, batch, generator, unit: draw(batch, [n // u for n, u in zip(crop, unit, strict=True)])
+    )
+
+
+class Mixing(nn.Module):
+    """A decoder that adds what the samples have in common."""
+
+    def __init__(self, args, token_width, patch, crop, in_channels):
+        super().__init__()
+        self.voxels = nn.Linear(token_width, in_channels * prod(patch))
+
+    def forward(self, tokens):
+        if tokens.dropped:
+            raise ShapeError("replaced tokens only")
+        return self.voxels(gather_tokens(tokens.values, hidden_index(tokens.mask)) + tokens.values.mean())
+
+
+class Coarse(nn.Module):
+    """A head that stops at half the resolution."""
+
+    def __init__(self, args, channels, strides, in_channels, classes):
+        super().__init__()
+        self.logits = nn.Conv3d(in_channels, classes, 1)
+
+    def forward(self, maps, volume):
+        return self.logits(volume[..., ::2, ::2, ::2])
+
+
+class Peeking(MaskedReconstruction):
+    """An objective whose masked pictures are not masked."""
+
+    def reconstruct(self, volume, generator):
+        _, restored, mask = super().reconstruct(volume, generator)
+        return volume, restored, mask
+
+
+class Deaf(MaskedReconstruction):
+    """An objective that draws its own masks."""
+
+    def forward(self, volume, generator):
+        return super().forward(volume, torch.Generator().manual_seed(0))
+
+
+OTHERS = [
+    ("masking", "random", masking_of(lambda batch, units: torch.rand(batch, *units) < 0.5), "different numbers"),
+    ("masking", "random", masking_of(lambda batch, units: torch.ones(batch, *units, dtype=torch.bool)), "every one"),
+    ("decoder", "linear", Mixing, "depends on the others"),
+    ("head", "unetr", Coarse, "logits have the shape"),
+    ("objective", "mae", Peeking, "shows hidden voxels"),
+    ("objective", "simmim", Deaf, "two masks give one loss"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "broken", "sentence"), OTHERS, ids=lambda value: str(value)[-20:])
+def test_a_broken_component_of_another_kind_is_noticed(monkeypatch, kind, name, broken, sentence):
+    spec, load = find(kind, name), Spec.load
+    monkeypatch.setattr(Spec, "load", lambda asked: broken if asked == spec else load(asked))
+    with pytest.raises(AssertionError, match=f"{name}: .*{sentence}"):
+        CHECKS[kind](name)

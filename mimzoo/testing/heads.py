@@ -45,10 +45,10 @@ def _build(name: str, args: Mapping[str, Any] | None, strides: Strides) -> nn.Mo
 
 
 def _check_on(name: str, args: Mapping[str, Any] | None, strides: Strides) -> None:
-    cube: Size = (32, 32, 32)
-    check_module(name, lambda: _build(name, args, strides), lambda head: head(*_inputs(strides, cube)))
+    small: Size = (32, 16, 16)
+    check_module(name, lambda: _build(name, args, strides), lambda head: head(*_inputs(strides, small)))
     head = _build(name, args, strides)
-    for size in (cube, (16, 32, 48)):
+    for size in (small, (32, 32, 32), (16, 32, 48)):
         _check_logits(name, head, strides, size)
     known = dict(head.named_parameters())
     for key in getattr(head, "input_parameters", ()):
