@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int = 1) -> None:
-    print(f"mimzoo: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"mimzoo: {sentence}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -69,9 +69,10 @@ def demo(
     few = segmenter_card.block.finetuning.labelled if segmenter_card.block.finetuning else None
     say(f"from {few} labels: Dice {dice['pretrained']:.3f} pretrained, {dice['scratch']:.3f} from scratch")
 
-    model, parities = export(out / "pretrained")
-    say(f"exported {model}: " + "; ".join(map(str, parities)))
     case = dataset.validation[0]
+    model, parities = export(out / "pretrained", scan=case.image)
+    for parity in parities:
+        say(f"exported {model}: on {parity}")
     mask = Segmenter(model)(case.image)
     mask.save(out / "mask.nii.gz")
     say(f"segmented {case.image.name} without torch into {out / 'mask.nii.gz'}, in the scan's own grid")

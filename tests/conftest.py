@@ -67,3 +67,14 @@ def tiny_segmenter():
         "finetuning.head.args={width: 2}",
     ]
     return override(find_card("vit-mae-phantom-seg"), [*TINY, *steps])
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what is marked `gpu` where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))

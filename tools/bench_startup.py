@@ -1,6 +1,6 @@
 """Time what a user waits for before anything happens: imports and listings, median of several fresh processes.
 
-    python tools/bench_startup.py [--runs 9]
+python tools/bench_startup.py [--runs 9]
 """
 
 import argparse
