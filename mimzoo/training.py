@@ -1,13 +1,10 @@
 """The training loop that pretraining and fine-tuning share, and a state from which it continues bit-identically."""
 
-import csv
 import ctypes
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mimzoo.errors import DataError, WeightsError
-from mimzoo.files import replacing
+from mimzoo.progress import History, progress_bar, stop_requests
 from mimzoo.recipes import Optimiser, Schedule
 from mimzoo.weights import read_about, read_weights, save_weights
 
@@ -131,14 +126,16 @@ def train(job: Job) -> State:
     if state.average is not None:
         state.average.to(accelerator.device)
     batches, saved_at = iter(loader), time.monotonic()
-    with stop_requests() as stop, progress_bar(job, state, accelerator) as shown:
+    shows = (job.title, job.schedule.steps, state.step, job.schedule.batch)
+    with stop_requests() as stop, progress_bar(*shows, quiet=not accelerator.is_main_process) as shown:
         while state.step < job.schedule.steps:
             loss = optimise(accelerator, model, state, job, batches)
-            shown.advance(loss)
+            shown.advance(state.step, loss)
             record_loss(state, history, loss, job.schedule)
             validated = state.step % job.schedule.validate_every == 0 or state.step == job.schedule.steps
             if validated:
-                shown.say(validate(job, state, history, accelerator))
+                figures = validate(job, state, history, accelerator)
+                shown.say(state.step, figures, best=state.best_step == state.step)
             if validated or stop.asked or time.monotonic() - saved_at > job.save_seconds:
                 if accelerator.is_main_process:
                     state.save(last)
@@ -212,7 +209,7 @@ def optimise(accelerator: Accelerator, model: nn.Module, state: State, job: Job,
     return total
 
 
-def validate(job: Job, state: State, history: "History", accelerator: Accelerator) -> dict[str, float]:
+def validate(job: Job, state: State, history: History, accelerator: Accelerator) -> dict[str, float]:
     """Return the figures of the evaluated weights, recorded; the weights are kept when they are the best so far."""
     judged = state.average if state.average is not None else state.model
     judged.eval()
@@ -275,88 +272,13 @@ def update_average(state: State, decay: float) -> None:
             value.copy_(current[key])
 
 
-def record_loss(state: State, history: "History", loss: float, schedule: Schedule) -> None:
+def record_loss(state: State, history: History, loss: float, schedule: Schedule) -> None:
     """Note a step's loss; every tenth step the mean of those since the last record goes to the history."""
     state.recent_losses.append(loss)
     if state.step % LOG_EVERY == 0:
         mean = sum(state.recent_losses) / len(state.recent_losses)
         history.add(state.step, "training", {"loss": mean, "learning_rate": learning_rate(schedule, state.step - 1)})
         state.recent_losses.clear()
-
-
-class History:
-    """The figures of a run in `history.csv`, one row each: step, split, name, value."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        rows = _rows_up_to(path, step)
-        with replacing(path) as temporary, temporary.open("w", newline="") as file:
-            csv.writer(file).writerows([("step", "split", "name", "value"), *rows])
-
-    def add(self, step: int, split: str, figures: dict[str, float]) -> None:
-        """Append figures of a step."""
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows((step, split, name, repr(float(value))) for name, value in figures.items())
-
-
-def _rows_up_to(path: Path, step: int) -> list[list[str]]:
-    if not path.is_file() or step == 0:
-        return []
-    with path.open(newline="") as file:
-        return [row for row in list(csv.reader(file))[1:] if len(row) == 4 and int(row[0]) <= step]
-
-
-@dataclass
-class Stop:
-    """Whether a signal asked the run to stop."""
-
-    asked: bool = False
-
-
-@contextmanager
-def stop_requests() -> Iterator[Stop]:
-    """Yield a flag that SIGINT and SIGTERM raise, so that the step in progress is finished and saved."""
-    stop = Stop()
-
-    def ask(number: int, frame: Any) -> None:
-        stop.asked = True
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-class Shown:
-    """The progress of a run on the terminal; a line for each validation stays, in a log file too."""
-
-    def __init__(self, job: Job, state: State, bar: Progress) -> None:
-        self.job, self.state, self.bar = job, state, bar
-        self.task = bar.add_task(job.title, total=job.schedule.steps, completed=state.step, note="")
-        self.begun, self.first = time.monotonic(), state.step
-
-    def advance(self, loss: float) -> None:
-        """Show one more step with its loss."""
-        crops = (self.state.step - self.first) * self.job.schedule.batch / max(1e-9, time.monotonic() - self.begun)
-        self.bar.update(self.task, completed=self.state.step, note=f"loss {loss:.4f} {crops:.1f} crops/s")
-
-    def say(self, figures: dict[str, float]) -> None:
-        """Leave a line with the figures of a validation."""
-        values = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        best = " (best)" if self.state.best_step == self.state.step else ""
-        minutes = (time.monotonic() - self.begun) / 60
-        self.bar.console.print(f"step {self.state.step}: validation {values}{best}, after {minutes:.1f} min")
-
-
-@contextmanager
-def progress_bar(job: Job, state: State, accelerator: Accelerator) -> Iterator[Shown]:
-    """Yield what shows the run's progress, on the main process alone."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    hidden = Console(quiet=True) if not accelerator.is_main_process else None
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=hidden) as bar:
-        yield Shown(job, state, bar)
 
 
 def tune_allocator() -> None:
