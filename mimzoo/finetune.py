@@ -22,6 +22,7 @@ from mimzoo.models import SegmentationModel, build_encoder, build_head, load
 from mimzoo.recipes import Finetuning
 from mimzoo.runs import begin_run, keep_weights
 from mimzoo.training import Job, best_weights, parameter_groups, train
+from mimzoo.weights import load_state
 
 
 def finetune(
@@ -96,7 +97,10 @@ def make_segmenter(card: Card) -> SegmentationModel:
 
 
 def start_from(encoder: nn.Module, card: Card, reference: str) -> None:
-    """Give the encoder the verified weights of another card; every tensor must be there and fit."""
+    """Give the encoder the verified weights of another card.
+
+    Raises ShapeError for another encoder, WeightsError unless every tensor is there and fits.
+    """
     start, block = find_model(reference), card.block
     if start.block.encoder.name != block.encoder.name:
         raise ShapeError(
@@ -104,7 +108,7 @@ def start_from(encoder: nn.Module, card: Card, reference: str) -> None:
             f"{start.block.encoder.name}; name a start with the same encoder, or `scratch`"
         )
     loaded = load(reference, crop=block.input.crop, in_channels=len(block.input.channels))
-    encoder.load_state_dict(getattr(loaded, "encoder", loaded).state_dict())
+    load_state(encoder, getattr(loaded, "encoder", loaded).state_dict())
 
 
 def layer_scale(model: SegmentationModel, decay: float) -> Callable[[str], float]:

@@ -38,35 +38,44 @@ def phantoms(tmp_path_factory):
     return folder
 
 
-TINY = [
-    "encoder.args={patch: [8, 8, 8], width: 24, depth: 4, heads: 3}",
-    "input.spacing_mm=[13.0, 13.0, 14.0]",
-    "input.crop=[16, 16, 16]",
-]
+TINY = {
+    "all": [
+        "encoder.args={patch: [8, 8, 8], width: 24, depth: 4, heads: 3}",
+        "input.spacing_mm=[13.0, 13.0, 14.0]",
+        "input.crop=[16, 16, 16]",
+    ],
+    "pretraining": [
+        "pretraining.steps=6",
+        "pretraining.validate_every=3",
+        "pretraining.batch=2",
+        "pretraining.decoder.args={width: 12, depth: 1, heads: 1}",
+    ],
+    "finetuning": [
+        "finetuning.steps=6",
+        "finetuning.validate_every=3",
+        "finetuning.start=null",
+        "finetuning.head.args={width: 2}",
+    ],
+}
+
+
+def tiny(recipe, name):
+    """The card `name`, made so small that its `recipe` trains in seconds."""
+    from mimzoo.cards import find_card, override
+
+    return override(find_card(name), [*TINY["all"], *TINY[recipe]])
 
 
 @pytest.fixture
 def tiny_encoder():
     """The card of an encoder so small that it trains in seconds."""
-    from mimzoo.cards import find_card, override
-
-    steps = ["pretraining.steps=6", "pretraining.validate_every=3", "pretraining.batch=2"]
-    small = "pretraining.decoder.args={width: 12, depth: 1, heads: 1}"
-    return override(find_card("vit-mae-phantom"), [*TINY, *steps, small])
+    return tiny("pretraining", "vit-mae-phantom")
 
 
 @pytest.fixture
 def tiny_segmenter():
     """The card of a segmenter so small that it trains in seconds."""
-    from mimzoo.cards import find_card, override
-
-    steps = [
-        "finetuning.steps=6",
-        "finetuning.validate_every=3",
-        "finetuning.start=null",
-        "finetuning.head.args={width: 2}",
-    ]
-    return override(find_card("vit-mae-phantom-seg"), [*TINY, *steps])
+    return tiny("finetuning", "vit-mae-phantom-seg")
 
 
 def pytest_collection_modifyitems(items):
