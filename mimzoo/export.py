@@ -24,7 +24,7 @@ from mimzoo.hub import find_model
 from mimzoo.models import load
 from mimzoo.phantoms import make_phantom
 from mimzoo.sliding import slide
-from mimzoo.volume import Volume, prepare, read_scan
+from mimzoo.volume import Grid, Volume, prepare, read_scan
 
 OPSET = 20
 DICE_AT_LEAST = 0.999
@@ -146,13 +146,26 @@ def compare(model: nn.Module, content: bytes, card: Card, scan: Path | None) -> 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     exported = lambda windows: session.run(None, {"volume": windows})[0]  # noqa: E731
     exact = _exact_predictor(model)
-    channels = len(card.block.input.channels)
-    phantom = make_phantom(seed=7)[0]
-    volumes = {"CT-like phantom": Volume(np.repeat(phantom.voxels, channels, axis=0), phantom.grid)}
+    volumes = {"CT-like phantom": phantom_for(card)}
     if scan is not None:
-        volumes[scan.name] = read_scan(scan, channels)
+        volumes[scan.name] = read_scan(scan, len(card.block.input.channels))
     for name, volume in volumes.items():
-        yield parity(name, exported, exact, prepare(volume, card.block.input).voxels, card)
+        yield parity(name, exported, exact, middle(prepare(volume, card.block.input).voxels, card), card)
+
+
+def phantom_for(card: Card) -> Volume:
+    """Return a CT-like scan with constant air on a grid of the card's own spacing, alike in all its channels."""
+    input = card.block.input
+    voxels = make_phantom(seed=7)[0].voxels
+    grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), np.diag([*input.spacing_mm, 1.0]))
+    return Volume(np.repeat(voxels, len(input.channels), axis=0), grid, "the CT-like phantom")
+
+
+def middle(voxels: NDArray[np.float32], card: Card) -> NDArray[np.float32]:
+    """Return the middle of a volume (C, X, Y, Z), at most twice the crop along each axis, for float64 is slow."""
+    starts = [max(0, (n - 2 * r) // 2) for n, r in zip(voxels.shape[1:], card.block.input.crop, strict=True)]
+    parts = (slice(start, start + 2 * r) for start, r in zip(starts, card.block.input.crop, strict=True))
+    return voxels[(slice(None), *parts)]
 
 
 def _exact_predictor(model: nn.Module) -> Predict:

@@ -21,6 +21,7 @@ LAYERS = [
         "metrics",
         "figures",
         "phantoms",
+        "progress",
         "training",
         "runs",
         "testing",
