@@ -23,7 +23,7 @@ from mimzoo.recipes import Input, ZScore
 from mimzoo.volume import LabelMap, read_labels, read_scan, to_ras
 
 ENCODER, SEGMENTER = "vit-mae-phantom", "vit-mae-phantom-seg"
-LARGEST_CROP = 48
+LARGEST_CROP = 32
 PHANTOMS = {"training": 24, "validation": 4, "unlabelled": 16}
 LOOKED_AT = 20
 AIR_HU = -500

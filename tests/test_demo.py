@@ -42,7 +42,7 @@ def test_cards_are_fitted_to_mr(data_root):
     _, segmenter = fit_cards(dataset)
     assert segmenter.block.labels == {1: "Anterior", 2: "Posterior"}
     assert segmenter.block.input.intensity.mode == "zscore"
-    assert segmenter.block.input.spacing_mm == (1.0, 1.0, 1.0) and segmenter.block.input.crop == (40, 48, 40)
+    assert segmenter.block.input.spacing_mm == (1.0, 1.0, 1.0) and segmenter.block.input.crop == (32, 32, 32)
     assert segmenter.block.finetuning.labelled == 4
 
 
