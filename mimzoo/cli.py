@@ -213,9 +213,13 @@ def demo(
 ) -> None:
     """Walk the whole road once: pretrain, fine-tune from few labels, evaluate, export, segment, look."""
     from mimzoo.demo import demo as run
+    from mimzoo.training import InterruptedRun
 
-    with _cases_progress("demo") as progress:
-        run(out, data, progress=progress)
+    try:
+        with _cases_progress("demo") as progress:
+            run(out, data, progress=progress)
+    except InterruptedRun as stop:
+        _fail(f"{stop}; remove {out} and call the demo again", 130)
 
 
 def _cases_progress(title: str) -> Any:
