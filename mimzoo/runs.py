@@ -7,9 +7,8 @@ from torch import Tensor
 
 from mimzoo.cards import Artefact, Card, read_card, update_card, write_card
 from mimzoo.errors import CardError, DataError
+from mimzoo.training import CHECKPOINTS
 from mimzoo.weights import save_weights
-
-CHECKPOINTS = "checkpoints"
 
 
 def begin_run(card: Card, folder: Path, resume: bool, verb: str) -> Card:

@@ -21,6 +21,7 @@ from mimzoo.recipes import Optimiser, Schedule
 from mimzoo.weights import read_about, read_weights, save_weights
 
 LOG_EVERY = 10
+CHECKPOINTS = "checkpoints"
 Batch = dict[str, Any]
 LossOf = Callable[[nn.Module, Batch, int], Tensor]
 Validate = Callable[[nn.Module], dict[str, float]]
@@ -117,7 +118,7 @@ def train(job: Job) -> State:
     accelerator = make_accelerator(job.schedule)
     optimiser = torch.optim.AdamW(job.groups, lr=job.schedule.optimiser.lr, betas=job.schedule.optimiser.betas)
     state = State(job.model, optimiser, make_average(job.model, job.schedule.optimiser.ema_decay))
-    last = job.folder / "checkpoints" / "last.safetensors"
+    last = job.folder / CHECKPOINTS / "last.safetensors"
     if last.is_file():
         state.load(last)
     history = History(job.folder / "history.csv", state.step)
@@ -225,7 +226,7 @@ def validate(job: Job, state: State, history: History, accelerator: Accelerator)
         state.best, state.best_step = ranked, state.step
         if accelerator.is_main_process:
             about = {"step": state.step, **figures}
-            save_weights(job.folder / "checkpoints" / "best.safetensors", judged.state_dict(), about)
+            save_weights(job.folder / CHECKPOINTS / "best.safetensors", judged.state_dict(), about)
     return figures
 
 
@@ -302,7 +303,7 @@ def best_weights(folder: Path) -> dict[str, Tensor]:
 
     Raises WeightsError when the run has not validated yet.
     """
-    path = folder / "checkpoints" / "best.safetensors"
+    path = folder / CHECKPOINTS / "best.safetensors"
     if not path.is_file():
         raise WeightsError(f"{folder} has no best weights yet; let it train until its first validation")
     return read_weights(path)

@@ -143,15 +143,7 @@ def _fit(given: Tensor, wanted: Tensor, is_grid: bool, is_input: bool) -> Tensor
         return given.to(wanted.dtype)
     if is_grid and given.dim() == wanted.dim() == 5 and given.shape[:2] == wanted.shape[:2]:
         return resize_grid(given.to(wanted.dtype), tuple(wanted.shape[2:]))
-    if (
-        is_input
-        and given.dim() == wanted.dim()
-        and (given.shape[0], *given.shape[2:])
-        == (
-            wanted.shape[0],
-            *wanted.shape[2:],
-        )
-    ):
+    if is_input and given.dim() == wanted.dim() and _without_axis_1(given) == _without_axis_1(wanted):
         return adapt_channels(given.to(wanted.dtype), wanted.shape[1])
     return None
 
