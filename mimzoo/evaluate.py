@@ -1,10 +1,10 @@
 """Segmentation metrics of a model on a data set, in each scan's own grid: `mimzoo evaluate RUN --data DIR`."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,15 @@ from mimzoo.volume import LabelMap, Volume, check_pair, prepare, read_labels, re
 SURFACE_TOLERANCE_MM = 1.0
 OVERLAYS = 6
 Segment = Callable[[Volume], LabelMap]
+
+
+class Row(NamedTuple):
+    """A case's scan with its truth and prediction, all in the scan's own grid."""
+
+    name: str
+    scan: Volume
+    truth: LabelMap
+    prediction: LabelMap
 
 
 @dataclass(frozen=True)
@@ -51,16 +60,22 @@ def evaluate(
     card = find_model(reference)
     if card.block.finetuning is None or card.block.labels is None:
         raise CardError(f"{card.name} is an encoder without labels; evaluate a segmenter, see `mimzoo list`")
-    model, cases = load(reference), read_dataset(data).cases(split)
-    segment = segment_with(model, card)
-    scored = dict(score_cases(segment, cases, card, progress))
-    selected = "the weights were selected on these cases" if split == "validation" else "not used for selection"
-    protocol = f"{split} split, n={len(cases)}, scan's own grid, background excluded, {selected}"
-    result = Evaluation(card.name, read_dataset(data).name, split, protocol, scored, summarise(scored))
+    dataset, segment = read_dataset(data), segment_with(load(reference), card)
+    cases = dataset.cases(split)
+    scored: dict[str, dict[str, Scores | None]] = {}
+    shown: list[Row] = []
+    for row in segment_cases(segment, cases, card, progress):
+        scored[row.name] = _score(row, card, distances=True)
+        shown = [*shown, row][:OVERLAYS]
+    used = "selected" if split == "validation" else "trained"
+    protocol = (
+        f"{split} split, n={len(cases)}, scan's own grid, background excluded, the weights were {used} on these cases"
+    )
+    result = Evaluation(card.name, dataset.name, split, protocol, scored, summarise(scored))
     folder = out or (Path(reference) if is_folder_reference(reference) else Path("runs") / card.name)
     folder.mkdir(parents=True, exist_ok=True)
     write_report(result, folder)
-    draw_cases(segment, cases, card, folder / "overlays.png")
+    draw_overlays(folder / "overlays.png", shown, card.block.labels)
     if out is None and is_folder_reference(reference):
         quote_metrics(card, result, folder)
     return result, folder
@@ -96,23 +111,28 @@ def numpy_predictor(model: nn.Module) -> Callable[[NDArray[np.float32]], NDArray
 
 def score_cases(
     segment: Segment, cases: Iterable[Case], card: Card, progress: Any = None, distances: bool = True
-) -> Iterable[tuple[str, dict[str, Scores | None]]]:
+) -> Iterator[tuple[str, dict[str, Scores | None]]]:
     """Yield each case's id with its scores by class name."""
+    for row in segment_cases(segment, cases, card, progress):
+        yield row.name, _score(row, card, distances)
+
+
+def segment_cases(segment: Segment, cases: Iterable[Case], card: Card, progress: Any = None) -> Iterator[Row]:
+    """Yield each case's scan, truth and prediction, all in the scan's own grid."""
     known = list(cases)
     for done, case in enumerate(known, 1):
-        truth, predicted = _truth_and_prediction(segment, case, card)
-        tolerance = SURFACE_TOLERANCE_MM if distances else None
-        spacing = truth.grid.spacing_mm
-        yield case.id, score_case(predicted.voxels, truth.voxels, spacing, card.block.labels or {}, tolerance)
+        scan = read_scan(case.image, len(card.block.input.channels))
+        truth = read_labels(_label_of(case), card.block.labels)
+        check_pair(scan, truth)
+        yield Row(case.id, scan, truth, segment(scan))
         if progress is not None:
             progress(done, len(known), case.id)
 
 
-def _truth_and_prediction(segment: Segment, case: Case, card: Card) -> tuple[LabelMap, LabelMap]:
-    scan = read_scan(case.image, len(card.block.input.channels))
-    truth = read_labels(_label_of(case), card.block.labels)
-    check_pair(scan, truth)
-    return truth, segment(scan)
+def _score(row: Row, card: Card, distances: bool) -> dict[str, Scores | None]:
+    tolerance = SURFACE_TOLERANCE_MM if distances else None
+    spacing = row.truth.grid.spacing_mm
+    return score_case(row.prediction.voxels, row.truth.voxels, spacing, card.block.labels or {}, tolerance)
 
 
 def _label_of(case: Case) -> Path:
@@ -168,12 +188,3 @@ def quote_metrics(card: Card, result: Evaluation, folder: Path) -> None:
         if value is not None
     ]
     write_card(update_card(card, metrics=[metric.model_dump() for metric in (*kept, *fresh)]), folder)
-
-
-def draw_cases(segment: Segment, cases: Iterable[Case], card: Card, path: Path) -> None:
-    """Write overlays of the first cases: the scan, the truth as contours, the prediction filled."""
-    rows = []
-    for case in list(cases)[:OVERLAYS]:
-        truth, predicted = _truth_and_prediction(segment, case, card)
-        rows.append((case.id, read_scan(case.image, len(card.block.input.channels)), truth, predicted))
-    draw_overlays(path, rows, card.block.labels or {})
