@@ -60,7 +60,7 @@ def evaluate(
     card = find_model(reference)
     if card.block.finetuning is None or card.block.labels is None:
         raise CardError(f"{card.name} is an encoder without labels; evaluate a segmenter, see `mimzoo list`")
-    dataset, segment = read_dataset(data), segment_with(load(reference), card)
+    segment, dataset = segment_with(load(reference), card), read_dataset(data)
     cases = dataset.cases(split)
     scored: dict[str, dict[str, Scores | None]] = {}
     shown: list[Row] = []
