@@ -40,7 +40,7 @@ def build_encoder(component: Component, in_channels: int, crop: Size) -> Encoder
 
 
 def build_masking(component: Component) -> Any:
-    """Return a masking strategy: called with (crop, batch, generator, mask unit of the encoder) it returns a mask.
+    """Return a masking strategy: called with (volume, generator, mask unit of the encoder) it returns a mask.
 
     Raises UnknownNameError or ShapeError when there is no such masking or its arguments are wrong.
     """
@@ -62,26 +62,42 @@ def build_decoder(component: Component, encoder: Encoder, in_channels: int, crop
 def build_objective(recipe: Pretraining, encoder: Encoder, component: Component, input: Input) -> nn.Module:
     """Return the objective of a recipe over an encoder, which `component` names; state keys `encoder.*` are its own.
 
-    Raises ShapeError when objective, encoder and decoder do not agree on how units are hidden, or when the masking does
-    not fit the crop; UnknownNameError for a component that nobody offers.
+    Raises ShapeError when objective, encoder and decoder do not agree on how units are hidden, when a part is missing
+    or out of place, or when the masking does not fit crop and encoder; UnknownNameError for a component that nobody
+    offers.
     """
     spec = find("objective", recipe.objective.name)
     args = spec.check(recipe.objective.args)
-    _check_modes(recipe, component, getattr(args, "mode", None))
-    masking = build_masking(recipe.masking)
-    # Draw one mask, so that what does not fit is said now and not at the first training step.
-    masking(input.crop, 1, torch.Generator().manual_seed(0), encoder.mask_unit)
-    decoder = build_decoder(recipe.decoder, encoder, len(input.channels), input.crop)
+    _check_parts(recipe, spec.needs)
+    mode = getattr(args, "mode", None)
+    _check_modes(recipe, component, mode)
+    channels = len(input.channels)
+    masking = None if recipe.masking is None else build_masking(recipe.masking)
+    if masking is not None:
+        # Draw one mask, so that what does not fit is said now and not at the first training step.
+        mask = masking(torch.zeros(1, channels, *input.crop), torch.Generator().manual_seed(0), encoder.mask_unit)
+        encoder.check_mask(mask, mode == "drop")
+    decoder = None if recipe.decoder is None else build_decoder(recipe.decoder, encoder, channels, input.crop)
     objective: nn.Module = spec.load()(args, encoder, masking, decoder)
     return objective
+
+
+def _check_parts(recipe: Pretraining, needs: tuple[str, ...]) -> None:
+    """Raise ShapeError when the recipe lacks a part that its objective needs, or has one that it does not use."""
+    for part in ("masking", "decoder"):
+        given = getattr(recipe, part) is not None
+        if given != (part in needs):
+            wanted = "needs" if part in needs else "uses no"
+            advice = f"add pretraining.{part}" if part in needs else f"set pretraining.{part}=null"
+            raise ShapeError(f"objective {recipe.objective.name!r} {wanted} {part}; {advice}")
 
 
 def _check_modes(recipe: Pretraining, encoder: Component, mode: str | None) -> None:
     """Raise ShapeError when encoder or decoder do not support the way in which the objective hides units."""
     done = {"drop": "drops hidden units", "replace": "replaces hidden units by a token"}
     for kind, component in (("encoder", encoder), ("decoder", recipe.decoder)):
-        modes = find(kind, component.name).modes
-        if mode is not None and mode not in modes:
+        modes = () if component is None else find(kind, component.name).modes
+        if component is not None and mode is not None and mode not in modes:
             does = done.get(mode, f"hides units by {mode!r}")
             raise ShapeError(
                 f"objective {recipe.objective.name!r} {does}, but {kind} {component.name!r} "

@@ -18,7 +18,7 @@ from mimzoo.figures import Reconstruction, draw_curves, draw_reconstruction
 from mimzoo.models import build_encoder, build_objective
 from mimzoo.recipes import Pretraining
 from mimzoo.runs import begin_run, keep_weights
-from mimzoo.tokens import expand_mask
+from mimzoo.tokens import Loss, expand_mask
 from mimzoo.training import Job, best_weights, parameter_groups, train
 from mimzoo.weights import read_weights
 
@@ -45,7 +45,7 @@ def pretrain(
         model=objective,
         groups=parameter_groups(objective, recipe.optimiser),
         data=training_crops(store, run, recipe),
-        loss_of=lambda model, batch, step: reconstruction_loss(model, batch["volume"], recipe.seed, step),
+        loss_of=lambda model, batch, step: model(batch["volume"], step_generator(recipe.seed, step)).loss,
         validate=validation(store, run),
         higher_is_better=False,
         title=f"pretrain {card.name}",
@@ -86,12 +86,7 @@ def training_crops(store: Store, card: Card, recipe: Pretraining) -> CropDataset
     return CropDataset(cases, card.block.input.crop, recipe.steps * recipe.batch, recipe.seed, 0.0, augment)
 
 
-def reconstruction_loss(model: nn.Module, volume: Tensor, seed: int, step: int) -> Tensor:
-    """Return the objective's loss of one micro-batch; the mask depends on seed, step and process alone."""
-    return model(volume, mask_generator(seed, step)).loss  # type: ignore[no-any-return]
-
-
-def mask_generator(seed: int, step: int) -> torch.Generator:
+def step_generator(seed: int, step: int) -> torch.Generator:
     """Return a CPU generator that differs for each seed, step and process."""
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
@@ -104,15 +99,23 @@ def validation_crops(store: Store, card: Card) -> CropDataset:
 
 
 def validation(store: Store, card: Card) -> Callable[[nn.Module], dict[str, float]]:
-    """Return the function that measures the mean loss on fixed crops under fixed masks."""
-    crops = validation_crops(store, card)
+    """Return the function that measures the mean loss on fixed crops under fixed masks.
 
-    def loss_of(model: nn.Module, index: int) -> float:
-        volume = crops[index]["volume"][None].to(next(model.parameters()).device)
-        return reconstruction_loss(model, volume, VALIDATION_SEED, index).item()
+    Crops come in the recipe's batches, since contrastive objectives compare the crops of a batch. Where voxels are
+    predicted, `baseline` is the loss of predicting each hidden unit's mean.
+    """
+    crops, batch = validation_crops(store, card), max(2, _recipe(card).batch)
+    groups = [range(first, min(first + batch, len(crops))) for first in range(0, len(crops) - 1, batch)]
+
+    def measure(model: nn.Module, group: range) -> Loss:
+        volume = torch.stack([crops[index]["volume"] for index in group]).to(next(model.parameters()).device)
+        return model(volume, step_generator(VALIDATION_SEED, group.start))  # type: ignore[no-any-return]
 
     def validate(model: nn.Module) -> dict[str, float]:
-        return {"loss": sum(loss_of(model, index) for index in range(len(crops))) / len(crops)}
+        found = [measure(model, group) for group in groups]
+        figures = {"loss": float(torch.stack([each.loss for each in found]).mean())}
+        baselines = [each.baseline for each in found if each.baseline is not None]
+        return figures | ({"baseline": float(torch.stack(baselines).mean())} if baselines else {})
 
     return validate
 
@@ -131,7 +134,7 @@ def reconstruct_example(objective: nn.Module, store: Store, card: Card) -> tuple
     crop = validation_crops(store, card)[0]
     volume = crop["volume"][None].to(next(objective.parameters()).device)
     reconstruct: Callable[..., tuple[Tensor, Tensor, Tensor]] = objective.eval().reconstruct  # type: ignore[assignment]
-    _, reconstructed, mask = reconstruct(volume, mask_generator(VALIDATION_SEED, 0))
+    _, reconstructed, mask = reconstruct(volume, step_generator(VALIDATION_SEED, 0))
     hidden = expand_mask(mask.to(volume.device), tuple(volume.shape[2:]))[:, None]
     shown = (volume, volume.masked_fill(hidden, math.nan), reconstructed)
     original, masked, guessed = (found[0, 0].float().cpu().numpy() for found in shown)
@@ -153,7 +156,8 @@ def load_objective(folder: Path) -> nn.Module:
 
 
 def draw_run(objective: nn.Module, store: Store, card: Card, folder: Path) -> None:
-    """Write `reconstruction.png` of a validation crop, and `curves.png`."""
-    case, example = reconstruct_example(objective, store, card)
-    draw_reconstruction(folder / "reconstruction.png", *example[:3], f"{card.name}: {case}", example.spacing_mm)
+    """Write `curves.png`, and where voxels are predicted `reconstruction.png` of a validation crop."""
+    if hasattr(objective, "reconstruct"):
+        case, example = reconstruct_example(objective, store, card)
+        draw_reconstruction(folder / "reconstruction.png", *example[:3], f"{card.name}: {case}", example.spacing_mm)
     draw_curves(folder / "curves.png", folder / "history.csv")

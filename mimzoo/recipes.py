@@ -127,11 +127,11 @@ class Schedule(Block):
 
 
 class Pretraining(Schedule):
-    """A masked-image-modelling recipe."""
+    """A pretraining recipe; objectives that hide nothing take no masking, those that reconstruct nothing no decoder."""
 
     objective: Component
-    masking: Component
-    decoder: Component
+    masking: Component | None = None
+    decoder: Component | None = None
     data: str
 
 

@@ -83,7 +83,9 @@ class DecoderSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSpec(Spec):
-    """A pretraining objective."""
+    """A pretraining objective; `needs` says which parts it is built over besides an encoder."""
+
+    needs: tuple[str, ...] = ("masking", "decoder")
 
 
 @dataclass(frozen=True, kw_only=True)

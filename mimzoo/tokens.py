@@ -30,9 +30,13 @@ class Tokens:
 
 @dataclass
 class Loss:
-    """What an objective returns: `loss`, a float32 scalar to minimise."""
+    """What an objective returns: `loss`, a float32 scalar to minimise.
+
+    `baseline` is the loss that predicting every hidden unit's mean would have, where the objective predicts voxels.
+    """
 
     loss: Tensor
+    baseline: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -40,7 +44,8 @@ class Encoder(nn.Module):
 
     `channels` and `strides` (voxels per cell) describe the maps of `forward`, finest first; the tokens of `encode`
     lie on the grid of the last. `mask_unit` is the smallest unit that can be hidden and `crop_multiple` what a crop
-    must be divisible by, both in voxels. `token_width` is the size of the mask token, `depth` the number of blocks.
+    must be divisible by, both in voxels. `token_width` is the width of the tokens of `encode`, `depth` the number of
+    blocks.
     """
 
     channels: tuple[int, ...]
@@ -54,15 +59,23 @@ class Encoder(nn.Module):
     # and of parameters whose axis 1 is the input channels, adapted when those differ.
     input_parameters: tuple[str, ...] = ()
 
+    @property
+    def mask_width(self) -> int:
+        """Return the size of the mask token: the width of what it replaces, in a pyramid that of its finest cells."""
+        return self.token_width
+
     # `forward(volume (B, C, X, Y, Z))` returns the list of maps, each (B, channels[i], X / sx, Y / sy, Z / sz).
     forward: Callable[..., Any]
 
     def encode(self, volume: Tensor, mask: Tensor, mask_token: Tensor | None = None) -> Tokens:
         """Return the tokens of a volume (B, C, X, Y, Z) whose units (B, *units) are hidden where `mask` is True.
 
-        Without `mask_token` hidden units are dropped, never computed; with one (token_width,) they are replaced by it.
+        Without `mask_token` hidden units are dropped, never computed; with one (mask_width,) they are replaced by it.
         """
         raise NotImplementedError
+
+    def check_mask(self, mask: Tensor, dropped: bool) -> None:
+        """Raise ShapeError when this encoder cannot hide the units of `mask` (B, *units); most can hide any."""
 
     def depth_of(self, parameter_name: str) -> int:
         """Return the block that a parameter belongs to: 0 for stem and positions, 1..depth for the blocks."""

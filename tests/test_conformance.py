@@ -113,7 +113,9 @@ def test_a_broken_encoder_is_noticed(monkeypatch, broken, sentence):
 def masking_of(draw):
     """A masking whose masks `draw(batch, units)` makes."""
     return lambda args: (
-        lambda crop, batch, generator, unit: draw(batch, [n // u for n, u in zip(crop, unit, strict=True)])
+        lambda volume, generator, unit: draw(
+            volume.shape[0], [n // u for n, u in zip(volume.shape[2:], unit, strict=True)]
+        )
     )
 
 

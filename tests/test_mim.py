@@ -41,7 +41,7 @@ def generator(seed=0):
 
 
 def mask_of(ratio, unit, crop, batch=2, seed=0, mask_unit=(1, 1, 1)):
-    return RandomMasking(RandomArgs(ratio=ratio, unit=unit))(crop, batch, generator(seed), mask_unit)
+    return RandomMasking(RandomArgs(ratio=ratio, unit=unit))(torch.zeros(batch, 1, *crop), generator(seed), mask_unit)
 
 
 three = st.tuples(*[st.integers(1, 5)] * 3)
@@ -134,7 +134,7 @@ def test_the_loss_is_over_hidden_voxels_normalised_in_their_unit(unit, loss):
     volume = torch.randn(1, 2, 16, 16, 16) * 5 + 3
     objective.decoder = Oracle(lambda tokens: torch.zeros(1, 64, 2 * 64))
     found = objective(volume, generator(1)).loss
-    mask = objective.masking((16, 16, 16), 1, generator(1), (4, 4, 4))
+    mask = objective.masking(torch.zeros(1, 1, 16, 16, 16), generator(1), (4, 4, 4))
     targets = []
     for x, y, z in mask[0].nonzero().tolist():
         part = volume[0, :, x * unit[0] :, y * unit[1] :, z * unit[2] :][:, : unit[0], : unit[1], : unit[2]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mimzoo.registry import find
-from mimzoo.testing.common import check_refused, require
+from mimzoo.testing.common import check_refused, require, sample_volume
 from mimzoo.tokens import Size, sized
 
 
@@ -20,9 +20,10 @@ def check_masking(
     """
     spec = find("masking", name)
     masking = spec.load()(spec.check(args or {}))
+    volume = sample_volume(crop, batch=4)
 
     def draw(seed: int) -> Tensor:
-        mask: Tensor = masking(crop, 4, torch.Generator().manual_seed(seed), mask_unit)
+        mask: Tensor = masking(volume, torch.Generator().manual_seed(seed), mask_unit)
         return mask
 
     state = torch.get_rng_state()
@@ -31,8 +32,8 @@ def check_masking(
     require(torch.equal(mask, draw(0)), name, "one seed gives two masks")
     require(any(not torch.equal(mask, draw(seed)) for seed in (1, 2, 3)), name, "all seeds give one mask")
     require(torch.equal(state, torch.get_rng_state()), name, "it draws from torch's global generator, not from its own")
-    uneven = (crop[0] + 1, crop[1], crop[2])
-    check_refused(name, lambda: masking(uneven, 1, torch.Generator(), mask_unit), "a crop that no unit divides")
+    uneven = sample_volume((crop[0] + 1, crop[1], crop[2]))
+    check_refused(name, lambda: masking(uneven, torch.Generator(), mask_unit), "a crop that no unit divides")
 
 
 def _check_mask(name: str, mask: Tensor, crop: Size, mask_unit: Size) -> None:

@@ -16,15 +16,15 @@ class RandomMasking:
     def __init__(self, args: RandomArgs) -> None:
         self.ratio, self.unit = args.ratio, args.unit
 
-    def __call__(self, shape: Size, batch: int, generator: torch.Generator, mask_unit: Size) -> Tensor:
-        """Return a mask (batch, *units) bool, True = hidden, of a crop `shape` (voxels), as the generator decides.
+    def __call__(self, volume: Tensor, generator: torch.Generator, mask_unit: Size) -> Tensor:
+        """Return a mask (B, *units) bool, True = hidden, of a volume (B, C, X, Y, Z), as the generator decides.
 
         Raises ShapeError when the unit is no multiple of the encoder's `mask_unit`, the crop no multiple of the unit,
         or the ratio hides no unit or every one.
         """
         divide(self.unit, mask_unit, "the mask unit", "the smallest unit that this encoder can hide:")
-        units = divide(shape, self.unit, "the crop", "the mask unit")
-        hidden = self._hidden(units)
+        units = divide(tuple(volume.shape[2:]), self.unit, "the crop", "the mask unit")
+        batch, hidden = volume.shape[0], self._hidden(units)
         order = torch.rand(batch, prod(units), generator=generator, device=generator.device).argsort(dim=1)
         # (batch, N) -> (batch, UX, UY, UZ)
         return (order < hidden).reshape(batch, *units)

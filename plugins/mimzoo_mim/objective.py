@@ -10,7 +10,7 @@ from mimzoo.tokens import Encoder, Loss, Size, Tokens, expand_mask, gather_token
 from mimzoo_mim.args import ReconstructionArgs
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": functional.l1_loss, "l2": functional.mse_loss}
-Masking = Callable[[Size, int, torch.Generator, Size], Tensor]
+Masking = Callable[[Tensor, torch.Generator, Size], Tensor]
 
 
 class MaskedReconstruction(nn.Module):
@@ -24,18 +24,24 @@ class MaskedReconstruction(nn.Module):
         self.encoder, self.masking, self.decoder = encoder, masking, decoder
         self.normalised = args.target == "normalised"
         self.loss = LOSSES[args.loss]
-        token = nn.Parameter(torch.empty(encoder.token_width).normal_(std=0.02)) if args.mode == "replace" else None
+        token = nn.Parameter(torch.empty(encoder.mask_width).normal_(std=0.02)) if args.mode == "replace" else None
         self.register_parameter("mask_token", token)
 
     def forward(self, volume: Tensor, generator: torch.Generator) -> Loss:
-        """Return the loss over the hidden voxels of a volume (B, C, X, Y, Z); the generator alone decides the mask.
+        """Return the loss over the hidden voxels of a volume (B, C, X, Y, Z); the generator decides the mask.
 
+        In evaluation the loss comes with its baseline.
         Raises ShapeError when crop, mask unit and encoder do not fit together.
         """
         mask, tokens, predicted = self._predict(volume, generator)
-        target, _, _ = self._target(volume.float(), mask)
-        wanted = gather_tokens(patchify(target, tokens.patch), hidden_index(tokens.mask))
-        return Loss(self.loss(predicted.float(), wanted))
+        mean, deviation = unit_statistics(volume.float(), mask)
+        target = (volume.float() - mean) / deviation if self.normalised else volume.float()
+        wanted = _hidden_patches(target, tokens)
+        loss = self.loss(predicted.float(), wanted)
+        if self.training:
+            return Loss(loss)
+        guess = torch.zeros_like(wanted) if self.normalised else _hidden_patches(mean, tokens)
+        return Loss(loss, baseline=self.loss(guess, wanted))
 
     @torch.no_grad()
     def reconstruct(self, volume: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,33 +52,38 @@ class MaskedReconstruction(nn.Module):
         """
         mask, tokens, predicted = self._predict(volume, generator)
         volume = volume.float()
-        _, mean, deviation = self._target(volume, mask)
+        restored = paint(volume, tokens, predicted.float())
+        if self.normalised:
+            mean, deviation = unit_statistics(volume, mask)
+            restored = restored * deviation + mean
         hidden = expand_mask(mask, tuple(volume.shape[2:])).unsqueeze(1).to(volume.device)
-        restored = self._paint(volume, tokens, predicted.float()) * deviation + mean
         return volume.masked_fill(hidden, 0), torch.where(hidden, restored, volume), mask
 
     def _predict(self, volume: Tensor, generator: torch.Generator) -> tuple[Tensor, Tokens, Tensor]:
-        size = (volume.shape[2], volume.shape[3], volume.shape[4])
-        mask = self.masking(size, volume.shape[0], generator, self.encoder.mask_unit)
+        mask = self.masking(volume, generator, self.encoder.mask_unit)
         tokens = self.encoder.encode(volume, mask, self.mask_token)
         return mask, tokens, self.decoder(tokens)
 
-    def _target(self, volume: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is to be predicted, with the mean and deviation taken off it, all (B, C, X, Y, Z) or scalars."""
-        if not self.normalised:
-            return volume, volume.new_zeros(()), volume.new_ones(())
-        size = tuple(volume.shape[2:])
-        unit = (size[0] // mask.shape[1], size[1] // mask.shape[2], size[2] // mask.shape[3])
-        # (B, C, X, Y, Z) -> (B, units, C, voxels): every channel of a unit has its own statistics
-        patches = patchify(volume, unit)
-        units = patches.reshape(*patches.shape[:2], volume.shape[1], -1)
-        variance, mean = torch.var_mean(units, dim=3, keepdim=True)
-        deviation = (variance + 1e-6).sqrt()
-        parts = ((units - mean) / deviation, mean.expand_as(units), deviation.expand_as(units))
-        target, means, deviations = (unpatchify(part.flatten(2), unit, size) for part in parts)
-        return target, means, deviations
 
-    def _paint(self, volume: Tensor, tokens: Tokens, predicted: Tensor) -> Tensor:
-        index = hidden_index(tokens.mask).to(volume.device)[:, :, None].expand_as(predicted)
-        patches = torch.zeros_like(patchify(volume, tokens.patch)).scatter(1, index, predicted)
-        return unpatchify(patches, tokens.patch, tuple(volume.shape[2:]))
+def unit_statistics(volume: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the deviation of each channel in its unit of `mask`, both spread out as (B, C, X, Y, Z)."""
+    size = tuple(volume.shape[2:])
+    unit = (size[0] // mask.shape[1], size[1] // mask.shape[2], size[2] // mask.shape[3])
+    # (B, C, X, Y, Z) -> (B, units, C, voxels)
+    patches = patchify(volume, unit)
+    units = patches.reshape(*patches.shape[:2], volume.shape[1], -1)
+    variance, mean = torch.var_mean(units, dim=3, keepdim=True)
+    parts = (mean.expand_as(units), (variance + 1e-6).sqrt().expand_as(units))
+    means, deviations = (unpatchify(part.flatten(2), unit, size) for part in parts)
+    return means, deviations
+
+
+def paint(volume: Tensor, tokens: Tokens, predicted: Tensor) -> Tensor:
+    """Return a volume like `volume` that holds the predicted voxels of the hidden tokens, and 0 elsewhere."""
+    index = hidden_index(tokens.mask).to(volume.device)[:, :, None].expand_as(predicted)
+    patches = torch.zeros_like(patchify(volume, tokens.patch)).scatter(1, index, predicted)
+    return unpatchify(patches, tokens.patch, tuple(volume.shape[2:]))
+
+
+def _hidden_patches(volume: Tensor, tokens: Tokens) -> Tensor:
+    return gather_tokens(patchify(volume, tokens.patch), hidden_index(tokens.mask))
