@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pluggy
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -90,7 +90,9 @@ class ObjectiveSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec(Spec):
-    """A task head on an encoder's feature maps."""
+    """A task head on an encoder's feature maps; `task` says what it makes of them: a logit per voxel, or per scan."""
+
+    task: Literal["segmentation", "classification"] = "segmentation"
 
 
 @dataclass(frozen=True, kw_only=True)
