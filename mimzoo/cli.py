@@ -18,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+plugin_app = typer.Typer(help="Write plugins.", no_args_is_help=True)
+app.add_typer(plugin_app, name="plugin")
+
 # What the `train` extra brings, and deployment does without.
 TRAINING = {"accelerate", "blosc2", "matplotlib", "monai", "onnx", "onnxscript", "scipy", "torch"}
 
@@ -79,6 +82,18 @@ def plugins() -> None:
         for problem in problems[:-1]:
             print(f"mimzoo: {problem}", file=sys.stderr)
         _fail(problems[-1])
+
+
+@plugin_app.command("new")
+def plugin_new(
+    name: Annotated[str, typer.Argument(help="The encoder's name, such as my-encoder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the package's folder goes.")] = Path(),
+) -> None:
+    """Write a package with an encoder of your own: it installs, is found and passes its tests at once."""
+    from mimzoo.scaffold import write_plugin
+
+    folder = write_plugin(name, out)
+    print(f"{folder}: pip install {folder}, then mimzoo plugins and pytest {folder / 'tests'}")
 
 
 @app.command()

@@ -10,11 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"mimzoo", "errors", "specs", "recipes", "files"},
-    {"registry", "cards", "grids", "nifti", "volume", "sliding"},
+    {"registry", "cards", "scaffold", "grids", "nifti", "volume", "sliding"},
     {"hub", "deploy", "listing"},
     {
         "tokens",
         "transformer",
+        "norms",
         "weights",
         "models",
         "data",

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from mimzoo import specs
 from mimzoo.cards import find_card
@@ -50,13 +51,23 @@ def hooks_table() -> str:
     return "\n".join(re.sub(r" -> [^`]*`", "`", row) for row in rows)
 
 
-def commands_table() -> str:
+def commands() -> list[tuple[str, Any]]:
+    """Every command with its full name, those of groups included."""
     from mimzoo.cli import app
 
+    groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
+    return [
+        (prefix + (command.name or command.callback.__name__), command)
+        for prefix, group in groups
+        for command in group.registered_commands
+    ]
+
+
+def commands_table() -> str:
     rows = ["| command | what it does |", "|---|---|"]
-    for command in app.registered_commands:
+    for name, command in commands():
         summary = (inspect.getdoc(command.callback) or "").splitlines()[0]
-        rows.append(f"| `mimzoo {command.name or command.callback.__name__}` | {summary} |")
+        rows.append(f"| `mimzoo {name}` | {summary} |")
     return "\n".join(rows)
 
 
@@ -78,9 +89,7 @@ def generate(path: Path, parts: dict) -> str:
 
 def missing_docstrings() -> list[str]:
     """What ruff cannot see: commands without help text."""
-    from mimzoo.cli import app
-
-    return [str(command.callback) for command in app.registered_commands if not inspect.getdoc(command.callback)]
+    return [name for name, command in commands() if not inspect.getdoc(command.callback)]
 
 
 def speaks_of_others() -> list[str]:
