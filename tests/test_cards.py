@@ -33,7 +33,7 @@ def test_every_shipped_card_is_valid_and_survives_a_round_trip(name, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("lr: 4.0e-3", "lr: 4e-3", r"finetuning\.optimiser\.lr: a number is needed, got the text '4e-3'; YAML reads"),
+        ("lr: 1.5e-3", "lr: 2e-3", r"finetuning\.optimiser\.lr: a number is needed, got the text '2e-3'; YAML reads"),
         ("steps:", "stepz:", r"finetuning\.stepz: unknown key; did you mean 'steps'"),
         ("channels: [CT]", "channels: [no]", r"input\.channels\.0: .*string, got false"),
         ("crop: [32, 32, 32]", "crop: [32, 32]", r"input\.crop"),
