@@ -1,0 +1,65 @@
+"""Take a pretraining step with every encoder and objective, and write the table of `docs/pretraining.md`.
+
+    python tools/make_grid.py [--data DIR] [--check]
+
+The steps are taken on crops of two scans of DIR, by default on generated phantoms. With --check nothing is written, and
+it fails when the table on the page is another.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mimzoo.data.datasets import read_dataset
+from mimzoo.phantoms import make_phantom
+from mimzoo.recipes import Input, ZScore
+from mimzoo.testing.grid import grid_table, try_grid
+from mimzoo.volume import Volume, pad_to, prepare, read_scan
+
+PAGE = Path(__file__).parents[1] / "docs" / "pretraining.md"
+BEGIN, END = "<!-- grid: generated -->", "<!-- grid: end -->"
+CROP = (64, 64, 64)
+# Sizes of one architecture differ in nothing that matters here, so the large ones are built shallow.
+SHALLOW = {
+    "vit-small": {"depth": 4},
+    "vit-base": {"depth": 4},
+}
+
+
+def read_crops(data: Path | None) -> Tensor:
+    """Return two crops (2, 1, *CROP) of the middle of prepared scans, padded where the scans are smaller."""
+    if data is None:
+        scans = [make_phantom(seed)[0] for seed in (0, 1)]
+    else:
+        scans = [read_scan(case.image) for case in read_dataset(data).training[:2]]
+    return torch.stack([middle(scan) for scan in scans])
+
+
+def middle(scan: Volume) -> Tensor:
+    shown = Input(channels=("any",), spacing_mm=scan.grid.spacing_mm, intensity=ZScore(mode="zscore"), crop=CROP)
+    voxels = prepare(scan, shown).voxels
+    for axis, size in enumerate(CROP, 1):
+        start = max(0, (voxels.shape[axis] - size) // 2)
+        voxels = voxels.take(range(start, min(start + size, voxels.shape[axis])), axis)
+    return torch.from_numpy(pad_to(voxels, CROP, float(voxels.min()))[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--check", action="store_true")
+    asked = parser.parse_args()
+    page = PAGE.read_text()
+    before, after = page[: page.index(BEGIN) + len(BEGIN)], page[page.index(END) :]
+    fresh = f"{before}\n{grid_table(try_grid(read_crops(asked.data), SHALLOW))}\n{after}"
+    if asked.check and fresh != page:
+        raise SystemExit(f"{PAGE.name} is out of date: run python tools/make_grid.py\n\n{fresh}")
+    if not asked.check:
+        PAGE.write_text(fresh)
+    print(f"{PAGE.name} {'is up to date' if asked.check else 'written'}")
+
+
+if __name__ == "__main__":
+    main()
