@@ -42,7 +42,7 @@ def test_every_shipped_card_is_valid_and_survives_a_round_trip(name, tmp_path):
         ("window_hu: [-250.0, 350.0]", "window_hu: [350.0, -250.0]", r"input\.intensity\.window_hu.*must rise"),
         ("1: Liver", "0: Liver", r"labels\.0"),
         ("2: Spleen", "2: Liver", r"different names"),
-        ("batch: 4", "batch: 4\n    accumulate: 3", r"finetuning: .*multiple of accumulate"),
+        ("batch: 2", "batch: 2\n    accumulate: 3", r"finetuning: .*multiple of accumulate"),
         ("format: 1", "format: 9", r"format"),
         ("licence: {code: Apache-2.0, data: Apache-2.0}", "", r"licence: this key is required"),
     ],
