@@ -12,7 +12,7 @@ from mimzoo.models import build_encoder, build_objective
 from mimzoo.recipes import Component, Input, Optimiser, Pretraining, ZScore
 from mimzoo.registry import find
 from mimzoo.tokens import Tokens, expand_mask, gather_tokens, hidden_index, patchify
-from mimzoo_mim.args import RandomArgs
+from mimzoo_mim.args import UnitArgs
 from mimzoo_mim.masking import RandomMasking
 
 ENCODER = Component(name="vit-tiny", args={"patch": [4, 4, 4], "width": 24, "depth": 4, "heads": 2})
@@ -41,7 +41,7 @@ def generator(seed=0):
 
 
 def mask_of(ratio, unit, crop, batch=2, seed=0, mask_unit=(1, 1, 1)):
-    return RandomMasking(RandomArgs(ratio=ratio, unit=unit))(torch.zeros(batch, 1, *crop), generator(seed), mask_unit)
+    return RandomMasking(UnitArgs(ratio=ratio, unit=unit))(torch.zeros(batch, 1, *crop), generator(seed), mask_unit)
 
 
 three = st.tuples(*[st.integers(1, 5)] * 3)

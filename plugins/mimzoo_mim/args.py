@@ -9,11 +9,37 @@ from mimzoo.specs import Args
 Positive = Annotated[int, Field(ge=1)]
 
 
-class RandomArgs(Args):
+class UnitArgs(Args):
     """`ratio` of the units to hide; `unit` in voxels, free of the encoder's patch as long as it is a multiple of it."""
 
     ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75
     unit: tuple[Positive, Positive, Positive] = (16, 16, 16)
+
+
+class AxisArgs(UnitArgs):
+    """What is hidden lies along or across `axis`; without one, each batch gets an axis of its own."""
+
+    axis: Literal["x", "y", "z"] | None = None
+
+
+class ForegroundArgs(UnitArgs):
+    """`strength` 0 hides all units equally often; the higher, the more those with content."""
+
+    strength: Annotated[float, Field(ge=0)] = 1.0
+
+
+class MaskInMaskArgs(UnitArgs):
+    """`coarse` units wide blocks are hidden first, `coarse_ratio` of them; then single units up to `ratio`."""
+
+    coarse: Annotated[int, Field(ge=2)] = 2
+    coarse_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class ConvolutionArgs(Args):
+    """`width` of the hidden layers, `depth` of the residual convolutions on the token grid."""
+
+    width: Positive = 128
+    depth: Positive = 2
 
 
 class TransformerArgs(Args):

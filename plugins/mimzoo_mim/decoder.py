@@ -4,11 +4,12 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mimzoo.errors import ShapeError
 from mimzoo.tokens import Size, Tokens, divide, gather_tokens, hidden_index, visible_index
 from mimzoo.transformer import Block, initialise, sincos_positions
-from mimzoo_mim.args import LinearArgs, TransformerArgs
+from mimzoo_mim.args import ConvolutionArgs, LinearArgs, TransformerArgs
 
 
 class TransformerDecoder(nn.Module):
@@ -69,3 +70,58 @@ class LinearDecoder(nn.Module):
             raise ShapeError("the linear decoder needs the hidden tokens, but they were dropped; use mode replace")
         predicted: Tensor = self.voxels(gather_tokens(tokens.values, hidden_index(tokens.mask)))
         return predicted
+
+
+class ConvolutionDecoder(nn.Module):
+    """A light convolution decoder on the grid of tokens, which takes tokens of both modes.
+
+    Where tokens were dropped a learned mask token fills their cells, as SparK densifies its maps (Tian et al. 2023,
+    arXiv 2301.03580). All convolutions stay on the token grid, where they are cheap; the last one gives each cell the
+    voxels of its patch.
+    """
+
+    def __init__(self, args: ConvolutionArgs, token_width: int, patch: Size, crop: Size, in_channels: int) -> None:
+        super().__init__()
+        divide(crop, patch, "the crop", "the token's patch")
+        self.project = nn.Linear(token_width, args.width)
+        self.mask_token = nn.Parameter(torch.empty(args.width).normal_(std=0.02))
+        self.mix = nn.ModuleList(_Mixer(args.width) for _ in range(args.depth))
+        self.voxels = nn.Linear(args.width, in_channels * prod(patch))
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Return the predicted voxels (B, hidden, C * px * py * pz) of the hidden tokens in raster order."""
+        x = self.project(tokens.values)
+        filled = self._fill(x, tokens) if tokens.dropped else x + self._marks(tokens, x)
+        # (B, N, D) -> (B, D, GX, GY, GZ)
+        grid = filled.transpose(1, 2).unflatten(2, tuple(tokens.mask.shape[1:]))
+        for mixer in self.mix:
+            grid = mixer(grid)
+        # (B, D, GX, GY, GZ) -> (B, N, D)
+        cells = grid.flatten(2).transpose(1, 2)
+        predicted: Tensor = self.voxels(gather_tokens(cells, hidden_index(tokens.mask)))
+        return predicted
+
+    def _marks(self, tokens: Tokens, x: Tensor) -> Tensor:
+        """Return what tells hidden cells from visible ones: (B, N, width), the mask token where hidden."""
+        hidden = tokens.mask.flatten(1)[:, :, None].to(x.device)
+        return hidden * self.mask_token.to(x.dtype)
+
+    def _fill(self, x: Tensor, tokens: Tokens) -> Tensor:
+        index = visible_index(tokens.mask).to(x.device)[:, :, None].expand_as(x)
+        return self._marks(tokens, x).scatter(1, index, x)
+
+
+class _Mixer(nn.Module):
+    """A residual depthwise convolution, then a small perceptron on each cell (Liu et al. 2022, arXiv 2201.03545)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv3d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.GroupNorm(1, width)
+        self.wide = nn.Conv3d(width, 2 * width, 1)
+        self.narrow = nn.Conv3d(2 * width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mixed grid (B, D, GX, GY, GZ)."""
+        mixed: Tensor = x + self.narrow(functional.gelu(self.wide(self.norm(self.depthwise(x)))))
+        return mixed
