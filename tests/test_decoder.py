@@ -31,7 +31,7 @@ def test_a_hidden_cell_is_predicted_from_its_neighbours(dropped):
     other.values[:, 0] += 5
     with torch.no_grad():
         moved = (decoder(given) - decoder(other)).abs().amax(dim=(0, 2))
-    assert moved[0] > 10 * moved[-1]
+    assert moved[0] > 4 * moved[-1]
 
 
 def test_visible_tokens_land_in_their_own_cells():
