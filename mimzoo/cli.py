@@ -112,6 +112,19 @@ def pretrain(
 
 
 @app.command()
+def reconstruct(
+    model: Model,
+    scan: Annotated[Path, typer.Argument(help="A NIfTI scan.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The picture.")] = Path("reconstruction.png"),
+    seed: Annotated[int, typer.Option(help="Decides what is hidden.")] = 0,
+) -> None:
+    """Draw what a pretrained encoder makes of a scan: original, masked, reconstructed, in three planes."""
+    from mimzoo.reconstruct import reconstruct as run
+
+    print(run(model, scan, out, seed))
+
+
+@app.command()
 def finetune(
     model: Model,
     data: Data,

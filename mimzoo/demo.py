@@ -18,8 +18,9 @@ from mimzoo.figures import Overlay, draw_summary
 from mimzoo.finetune import finetune
 from mimzoo.models import load
 from mimzoo.phantoms import write_phantoms
-from mimzoo.pretrain import load_objective, prepare_scans, pretrain, reconstruct_example
+from mimzoo.pretrain import prepare_scans, pretrain, reconstruct_example
 from mimzoo.recipes import Input, ZScore
+from mimzoo.reconstruct import load_objective
 from mimzoo.volume import LabelMap, read_labels, read_scan, to_ras
 
 ENCODER, SEGMENTER = "vit-mae-phantom", "vit-mae-phantom-seg"
@@ -145,7 +146,7 @@ def draw_picture(out: Path, data: Path, case: Case, mask: LabelMap, dice: dict[s
     """Return the path of the one picture of the demo: what pretraining saw and guessed, what the segmenter drew."""
     assert case.label is not None  # validation cases are labelled
     card = read_card(out / "encoder")
-    _, reconstruction = reconstruct_example(load_objective(out / "encoder"), prepare_scans(card, data, None), card)
+    _, reconstruction = reconstruct_example(load_objective(card), prepare_scans(card, data, None), card)
     overlay = Overlay(case.id, read_scan(case.image), read_labels(case.label), mask)
     found = f"{dice['pretrained']:.3f} pretrained, {dice['scratch']:.3f} from scratch"
     lines = [

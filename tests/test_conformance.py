@@ -164,7 +164,7 @@ OTHERS = [
     ("decoder", "linear", Mixing, "depends on the others"),
     ("head", "unetr", Coarse, "logits have the shape"),
     ("objective", "mae", Peeking, "shows hidden voxels"),
-    ("objective", "simmim", Deaf, "two masks give one loss"),
+    ("objective", "simmim", Deaf, "two seeds give one loss"),
 ]
 
 

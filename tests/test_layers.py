@@ -27,7 +27,7 @@ LAYERS = [
         "runs",
         "testing",
     },
-    {"pretrain", "finetune", "evaluate", "export", "demo"},
+    {"reconstruct", "pretrain", "finetune", "evaluate", "export", "demo"},
     {"cli", "__main__"},
 ]
 HEAVY = {"torch", "monai", "accelerate", "blosc2", "matplotlib", "scipy", "onnx"}

@@ -14,7 +14,8 @@ from conftest import tiny
 from mimzoo.cards import override, read_card, write_card
 from mimzoo.errors import CardError, DataError, ShapeError
 from mimzoo.models import load
-from mimzoo.pretrain import load_objective, make_objective, pretrain
+from mimzoo.pretrain import pretrain
+from mimzoo.reconstruct import load_objective, make_objective
 from mimzoo.weights import read_weights
 
 
@@ -26,7 +27,7 @@ def test_a_run_is_a_model_folder(tiny_encoder, phantoms, tmp_path):
     encoder = load(tmp_path / "run")
     assert [tuple(map_.shape) for map_ in encoder(torch.zeros(1, 1, 16, 24, 16))] == [(1, 24, 2, 3, 2)] * 4
     assert read_card(tmp_path / "run").block == card.block
-    objective = load_objective(tmp_path / "run")
+    objective = load_objective(read_card(tmp_path / "run"))
     assert torch.equal(objective.encoder.state_dict()["patch.weight"], encoder.state_dict()["patch.weight"])
 
 

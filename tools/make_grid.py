@@ -15,8 +15,9 @@ from torch import Tensor
 from mimzoo.data.datasets import read_dataset
 from mimzoo.phantoms import make_phantom
 from mimzoo.recipes import Input, ZScore
+from mimzoo.reconstruct import middle_crop
 from mimzoo.testing.grid import grid_table, try_grid
-from mimzoo.volume import Volume, pad_to, prepare, read_scan
+from mimzoo.volume import Volume, prepare, read_scan
 
 PAGE = Path(__file__).parents[1] / "docs" / "pretraining.md"
 BEGIN, END = "<!-- grid: generated -->", "<!-- grid: end -->"
@@ -34,16 +35,12 @@ def read_crops(data: Path | None) -> Tensor:
         scans = [make_phantom(seed)[0] for seed in (0, 1)]
     else:
         scans = [read_scan(case.image) for case in read_dataset(data).training[:2]]
-    return torch.stack([middle(scan) for scan in scans])
+    return torch.stack([torch.from_numpy(middle_crop(prepare(scan, look_of(scan)).voxels, CROP)) for scan in scans])
 
 
-def middle(scan: Volume) -> Tensor:
-    shown = Input(channels=("any",), spacing_mm=scan.grid.spacing_mm, intensity=ZScore(mode="zscore"), crop=CROP)
-    voxels = prepare(scan, shown).voxels
-    for axis, size in enumerate(CROP, 1):
-        start = max(0, (voxels.shape[axis] - size) // 2)
-        voxels = voxels.take(range(start, min(start + size, voxels.shape[axis])), axis)
-    return torch.from_numpy(pad_to(voxels, CROP, float(voxels.min()))[0])
+def look_of(scan: Volume) -> Input:
+    spacing = scan.grid.spacing_mm
+    return Input(channels=("any",), spacing_mm=spacing, intensity=ZScore(mode="zscore"), crop=CROP)
 
 
 def main() -> None:

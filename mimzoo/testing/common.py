@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mimzoo.errors import MimzooError
-from mimzoo.tokens import Size
+from mimzoo.tokens import Size, sized
 from mimzoo.weights import read_weights, save_weights
 
 CHANNELS = 2
@@ -38,6 +38,20 @@ def half_mask(cells: Size) -> Tensor:
     order = torch.rand(2, prod(cells), generator=generator).argsort(1)
     # (2, N) -> (2, *cells)
     return (order < prod(cells) // 2).reshape(2, *cells)
+
+
+def uniform_mask(cells: Size) -> Tensor:
+    """Return a mask (2, *cells) that hides one of each two neighbours along the first axis of even length.
+
+    Raises AssertionError when there is no such axis.
+    """
+    axis = next((axis for axis, count in enumerate(cells) if count % 2 == 0), None)
+    if axis is None:
+        raise AssertionError(f"{sized(cells)} units cannot be paired; use a crop with an even number along some axis")
+    pairs = [count // 2 if a == axis else count for a, count in enumerate(cells)]
+    first = torch.rand(2, *pairs, generator=torch.Generator().manual_seed(3)) < 0.5
+    # 2 x (2, *pairs) -> the two of a pair next to each other -> (2, *cells)
+    return torch.stack([first, ~first], dim=axis + 2).flatten(axis + 1, axis + 2)
 
 
 def check_refused(name: str, call: Callable[[], Any], what: str) -> None:

@@ -8,8 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mimzoo.errors import ShapeError
 from mimzoo.registry import find
-from mimzoo.testing.common import CHANNELS, cells, check_module, check_refused, half_mask, require, sample_volume
+from mimzoo.testing.common import (
+    CHANNELS,
+    cells,
+    check_module,
+    check_refused,
+    half_mask,
+    require,
+    sample_volume,
+    uniform_mask,
+)
 from mimzoo.tokens import Encoder, Size, Tokens, expand_mask, sized, visible_index
 
 
@@ -17,7 +27,8 @@ def check_encoder(name: str, args: Mapping[str, Any] | None = None, crop: Size =
     """Check the registered encoder `name`, built with `args` for crops of 2 channels; raise AssertionError if it fails.
 
     Shapes on this and on a non-cubic crop, refusals, determinism, gradients, bfloat16, a round trip through a file,
-    and, in each of its modes, that no bit of what is hidden reaches the tokens.
+    and, in each of its modes, that no bit of what is hidden reaches the tokens. Random units are hidden, or, where the
+    encoder refuses to drop these, one of every two neighbours along an axis with an even number of units.
     """
     spec = find("encoder", name)
 
@@ -43,7 +54,7 @@ def _scaled(unit: Size, factors: Size) -> Size:
 
 
 def _check_description(name: str, encoder: Encoder) -> None:
-    for key in ("channels", "strides", "mask_unit", "crop_multiple", "token_width", "depth"):
+    for key in ("channels", "strides", "mask_unit", "crop_multiple", "token_width", "mask_width", "depth"):
         require(hasattr(encoder, key), name, f"it has no attribute {key!r}")
     channels, strides = encoder.channels, encoder.strides
     require(len(channels) == len(strides) > 0, name, f"it has {len(channels)} channels but {len(strides)} strides")
@@ -75,8 +86,8 @@ def _check_maps(name: str, encoder: Encoder, size: Size) -> None:
 
 def _check_hiding(name: str, encoder: Encoder, size: Size, mode: str) -> None:
     """Change every hidden voxel: nothing of the tokens may change; change the visible ones: something must."""
-    token = torch.randn(encoder.token_width, requires_grad=True) if mode == "replace" else None
-    mask, volume = half_mask(cells(size, encoder.mask_unit)), sample_volume(size)
+    token = torch.randn(encoder.mask_width, requires_grad=True) if mode == "replace" else None
+    mask, volume = _hideable(name, encoder, size, token), sample_volume(size)
     hidden = expand_mask(mask, size)[:, None]
     noise = 100 * torch.randn(volume.shape, generator=torch.Generator().manual_seed(2))
     tokens = encoder.encode(volume, mask, token)
@@ -88,6 +99,20 @@ def _check_hiding(name: str, encoder: Encoder, size: Size, mode: str) -> None:
     if token is not None:
         torch.autograd.backward(tokens.values.square().sum())
         require(token.grad is not None, name, "the mask token gets no gradient")
+
+
+def _hideable(name: str, encoder: Encoder, size: Size, token: Tensor | None) -> Tensor:
+    """Return a mask of random units, or, for an encoder that refuses to drop these, one that is uniform."""
+    units = cells(size, encoder.mask_unit)
+    mask = half_mask(units)
+    try:
+        encoder.encode(sample_volume(size), mask, token)
+    except ShapeError:
+        require(token is None, name, "it refuses to replace random units")
+        check_refused(name, lambda: encoder.check_mask(mask, dropped=True), "by check_mask, a mask that encode refuses")
+        mask = uniform_mask(units)
+    encoder.check_mask(mask, dropped=token is None)
+    return mask
 
 
 def _check_tokens(name: str, encoder: Encoder, size: Size, tokens: Tokens, mask: Tensor) -> None:

@@ -27,21 +27,25 @@ def check_objective(
 ) -> None:
     """Check the registered objective `name` over a small encoder (a ViT); raise AssertionError if it fails.
 
-    A finite float32 loss that the generator decides alone, gradients to every parameter, a loss that training lowers,
-    and pictures that keep the visible voxels and show nothing of the hidden ones.
+    A finite float32 loss that the generator decides alone, gradients to every parameter, and a loss that training
+    lowers. Where it has pictures, they keep the visible voxels and show nothing of the hidden ones.
     """
     objective = _build(name, args or {}, encoder, decoder)
     _check_loss(name, objective)
-    _check_pictures(name, objective)
+    if hasattr(objective, "reconstruct"):
+        _check_pictures(name, objective)
+        if "masking" in find("objective", name).needs:
+            _check_hiding(name, objective)
     _check_learns(name, objective)
 
 
 def _build(name: str, args: Mapping[str, Any], encoder: Component, decoder: Component | None) -> nn.Module:
-    mode = getattr(find("objective", name).check(args), "mode", "drop")
+    spec = find("objective", name)
+    mode = getattr(spec.check(args), "mode", "drop")
     recipe = Pretraining(
         objective=Component(name=name, args=dict(args)),
-        masking=MASKING,
-        decoder=decoder or DECODERS[mode],
+        masking=MASKING if "masking" in spec.needs else None,
+        decoder=decoder or DECODERS[mode] if "decoder" in spec.needs else None,
         data="random numbers",
         steps=STEPS,
         batch=2,
@@ -66,7 +70,7 @@ def _check_loss(name: str, objective: nn.Module) -> None:
     right = loss.shape == () and loss.dtype == torch.float32 and bool(loss.isfinite())
     require(right, name, f"its loss is no finite float32 scalar: {loss}")
     require(torch.equal(loss, again), name, "one seed gives two losses")
-    require(not torch.equal(loss, other), name, "two masks give one loss")
+    require(not torch.equal(loss, other), name, "two seeds give one loss")
     require(torch.equal(state, torch.get_rng_state()), name, "it draws from torch's global generator")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = objective(volume, _generator(0)).loss
@@ -89,9 +93,19 @@ def _check_learns(name: str, objective: nn.Module) -> None:
 
 def _check_pictures(name: str, objective: nn.Module) -> None:
     volume = sample_volume(CROP)
+    seen, restored, mask = objective.reconstruct(volume, _generator(0))  # type: ignore[operator]
+    again = objective.reconstruct(volume, _generator(0))  # type: ignore[operator]
+    require(seen.shape == restored.shape == volume.shape, name, "its pictures do not have the volume's shape")
+    finite = bool(seen.isfinite().all()) and bool(restored.isfinite().all())
+    require(finite and mask.dtype == torch.bool, name, "its pictures hold NaN or Inf, or its mask is not bool")
+    same = all(torch.equal(a, b) for a, b in zip((seen, restored, mask), again, strict=True))
+    require(same, name, "one seed gives two pictures")
+
+
+def _check_hiding(name: str, objective: nn.Module) -> None:
+    volume = sample_volume(CROP)
     masked, restored, mask = objective.reconstruct(volume, _generator(0))  # type: ignore[operator]
     hidden = expand_mask(mask, CROP)[:, None]
-    require(masked.shape == restored.shape == volume.shape, name, "its pictures do not have the volume's shape")
     kept = torch.equal(torch.where(hidden, volume, restored), volume)
     require(kept, name, "its reconstruction changes visible voxels")
     other = objective.reconstruct(torch.where(hidden, volume + 1, volume), _generator(0))  # type: ignore[operator]
