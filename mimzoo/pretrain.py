@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mimzoo.cards import Card, mimzoo_home
+from mimzoo.cards import Card, Metric, mimzoo_home, update_card, write_card
 from mimzoo.data.augment import build_augmentation
 from mimzoo.data.crops import CropDataset
 from mimzoo.data.datasets import read_dataset
@@ -18,7 +18,8 @@ from mimzoo.recipes import Pretraining
 from mimzoo.reconstruct import make_objective, pretraining_of, reconstruct_crop
 from mimzoo.runs import begin_run, keep_weights
 from mimzoo.tokens import Loss
-from mimzoo.training import Job, best_weights, parameter_groups, train
+from mimzoo.training import Job, best_path, best_weights, parameter_groups, train
+from mimzoo.weights import read_about
 
 VALIDATION_CROPS = 32
 VALIDATION_SEED = 20_220_411
@@ -52,7 +53,7 @@ def pretrain(
     train(job)
     objective.load_state_dict(best_weights(folder))
     draw_run(objective, store, run, folder)
-    return keep_weights(run, folder, split_state(objective))
+    return quote_loss(keep_weights(run, folder, split_state(objective)), store, folder)
 
 
 def prepare_scans(card: Card, data: Path, progress: Any) -> Store:
@@ -117,6 +118,25 @@ def reconstruct_example(objective: nn.Module, store: Store, card: Card) -> tuple
     crop = validation_crops(store, card)[0]
     volume = crop["volume"][None].to(next(objective.parameters()).device)
     return crop["case"], reconstruct_crop(objective, volume, step_generator(VALIDATION_SEED, 0), card)
+
+
+def quote_loss(card: Card, store: Store, folder: Path) -> Card:
+    """Return the card with the loss of its weights as a metric, and that of predicting each unit's mean."""
+    about, recipe = read_about(best_path(folder)), pretraining_of(card)
+    scans = "validation scans" if store.cases("validation") else "training scans, for there are none to validate on"
+    protocol = (
+        f"mean over {VALIDATION_CROPS} fixed crops under fixed masks of the {scans}; "
+        f"selected on them at step {about['step']}; the baseline predicts each hidden unit's mean"
+    )
+    names = {"loss": "validation loss", "baseline": "baseline loss"}
+    found = [
+        Metric(name=name, value=about[key], data=recipe.data, protocol=protocol)
+        for key, name in names.items()
+        if key in about
+    ]
+    quoted = update_card(card, metrics=found)
+    write_card(quoted, folder)
+    return quoted
 
 
 def draw_run(objective: nn.Module, store: Store, card: Card, folder: Path) -> None:

@@ -226,7 +226,7 @@ def validate(job: Job, state: State, history: History, accelerator: Accelerator)
         state.best, state.best_step = ranked, state.step
         if accelerator.is_main_process:
             about = {"step": state.step, **figures}
-            save_weights(job.folder / CHECKPOINTS / "best.safetensors", judged.state_dict(), about)
+            save_weights(best_path(job.folder), judged.state_dict(), about)
     return figures
 
 
@@ -298,12 +298,17 @@ def tune_allocator() -> None:
         mallopt(option, value)
 
 
+def best_path(folder: Path) -> Path:
+    """Return where a run keeps the weights that validated best so far."""
+    return folder / CHECKPOINTS / "best.safetensors"
+
+
 def best_weights(folder: Path) -> dict[str, Tensor]:
     """Return the weights that validated best in a run.
 
     Raises WeightsError when the run has not validated yet.
     """
-    path = folder / CHECKPOINTS / "best.safetensors"
+    path = best_path(folder)
     if not path.is_file():
         raise WeightsError(f"{folder} has no best weights yet; let it train until its first validation")
     return read_weights(path)

@@ -31,6 +31,19 @@ def test_a_run_is_a_model_folder(tiny_encoder, phantoms, tmp_path):
     assert torch.equal(objective.encoder.state_dict()["patch.weight"], encoder.state_dict()["patch.weight"])
 
 
+def test_a_run_quotes_the_loss_of_its_weights_beside_that_of_the_units_means(tiny_encoder, phantoms, tmp_path):
+    pretrain(tiny_encoder, phantoms, tmp_path / "run")
+    loss, baseline = read_card(tmp_path / "run").block.metrics
+    rows = list(csv.DictReader((tmp_path / "run" / "history.csv").open()))
+    found = {
+        name: [float(row["value"]) for row in rows if (row["split"], row["name"]) == ("validation", name)]
+        for name in ("loss", "baseline")
+    }
+    assert (loss.name, baseline.name) == ("validation loss", "baseline loss")
+    assert loss.value == min(found["loss"]) and baseline.value == pytest.approx(found["baseline"][0])
+    assert "validation scans" in loss.protocol
+
+
 def test_the_loss_on_validation_scans_falls(tiny_encoder, phantoms, tmp_path):
     longer = override(tiny_encoder, ["pretraining.steps=60", "pretraining.validate_every=20", "pretraining.batch=4"])
     pretrain(longer, phantoms, tmp_path / "run")
