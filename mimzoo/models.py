@@ -14,6 +14,8 @@ from mimzoo.registry import find
 from mimzoo.tokens import Encoder, Size
 from mimzoo.weights import LoadReport, load_state, read_weights
 
+PROBED = 16
+
 
 class SegmentationModel(nn.Module):
     """An encoder and the head that turns its maps into logits."""
@@ -74,8 +76,10 @@ def build_objective(recipe: Pretraining, encoder: Encoder, component: Component,
     channels = len(input.channels)
     masking = None if recipe.masking is None else build_masking(recipe.masking)
     if masking is not None:
-        # Draw one mask, so that what does not fit is said now and not at the first training step.
-        mask = masking(torch.zeros(1, channels, *input.crop), torch.Generator().manual_seed(0), encoder.mask_unit)
+        # Draw masks, so that what does not fit is said now and not while training: many of them, for an encoder that
+        # can hide only some masks may be able to hide a few random ones.
+        volume = torch.zeros(()).expand(PROBED, channels, *input.crop)
+        mask = masking(volume, torch.Generator().manual_seed(0), encoder.mask_unit)
         encoder.check_mask(mask, mode == "drop")
     decoder = None if recipe.decoder is None else build_decoder(recipe.decoder, encoder, channels, input.crop)
     objective: nn.Module = spec.load()(args, encoder, masking, decoder)

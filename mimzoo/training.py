@@ -116,8 +116,9 @@ def train(job: Job) -> State:
     """
     tune_allocator()
     accelerator = make_accelerator(job.schedule)
-    optimiser = torch.optim.AdamW(job.groups, lr=job.schedule.optimiser.lr, betas=job.schedule.optimiser.betas)
-    state = State(job.model, optimiser, make_average(job.model, job.schedule.optimiser.ema_decay))
+    recipe = job.schedule.optimiser
+    optimiser = torch.optim.AdamW(job.groups, lr=recipe.lr, betas=recipe.betas, fused=True)
+    state = State(job.model, optimiser, make_average(job.model, recipe.ema_decay))
     last = job.folder / CHECKPOINTS / "last.safetensors"
     if last.is_file():
         state.load(last)

@@ -22,14 +22,32 @@ CHECKS = {
     "objective": testing.check_objective,
     "head": testing.check_head,
 }
-# The large ones differ from the small in nothing but their size.
-ARGS = {"vit-small": {"depth": 4}, "vit-base": {"depth": 4}}
+# The large ones differ from the small in nothing but their size, so they are checked shallow and narrow, and all on
+# small crops.
+RESENC = {"features": [8, 16, 32, 64, 80, 80], "blocks": [1, 1, 1, 1, 1, 1]}
+VAN = {"widths": [16, 32, 64, 64], "depths": [1, 1, 2, 1]}
+SETTINGS = {
+    "vit-small": {"args": {"depth": 4}},
+    "vit-base": {"args": {"depth": 4}},
+    "primus-small": {"args": {"depth": 4}, "crop": (32, 32, 32)},
+    "primus-base": {"args": {"depth": 4}, "crop": (32, 32, 32)},
+    "primus-medium": {"args": {"depth": 4}, "crop": (32, 32, 32)},
+    "swin-tiny": {"crop": (64, 32, 32)},
+    "swin-small": {"args": {"depths": [2, 1, 1, 1], "width": 24}, "crop": (64, 32, 32)},
+    "swin-base": {"args": {"depths": [2, 1, 1, 1], "width": 24}, "crop": (64, 32, 32)},
+    "resenc-small": {"crop": (64, 64, 32)},
+    "resenc-base": {"args": RESENC, "crop": (64, 64, 32)},
+    "resenc-large": {"args": RESENC, "crop": (64, 64, 32)},
+    "van-tiny": {"crop": (32, 32, 32)},
+    "van-small": {"args": VAN, "crop": (32, 32, 32)},
+    "van-base": {"args": VAN, "crop": (32, 32, 32)},
+}
 COMPONENTS = [(kind, offer.name) for kind in CHECKS for offer in registry().of_kind(kind)]
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS, ids=lambda value: value)
 def test_every_registered_component_conforms(kind, name):
-    CHECKS[kind](name, ARGS.get(name))
+    CHECKS[kind](name, **SETTINGS.get(name, {}))
 
 
 @pytest.mark.parametrize("positions", ["sincos", "learned"])
