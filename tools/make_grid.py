@@ -22,10 +22,20 @@ from mimzoo.volume import Volume, prepare, read_scan
 PAGE = Path(__file__).parents[1] / "docs" / "pretraining.md"
 BEGIN, END = "<!-- grid: generated -->", "<!-- grid: end -->"
 CROP = (64, 64, 64)
-# Sizes of one architecture differ in nothing that matters here, so the large ones are built shallow.
+# Sizes of one architecture differ in nothing that matters here, so all are built shallow and narrow.
+VIT, SWIN = {"depth": 4}, {"depths": [1, 1, 1, 1], "width": 24}
+VAN = {"widths": [16, 32, 64, 64], "depths": [1, 1, 1, 1]}
+RESENC = {"features": [8, 16, 32, 64, 80, 80], "blocks": [1, 1, 1, 1, 1, 1]}
 SHALLOW = {
-    "vit-small": {"depth": 4},
-    "vit-base": {"depth": 4},
+    f"{family}-{size}": args
+    for family, sizes, args in (
+        ("vit", ("small", "base"), VIT),
+        ("primus", ("small", "base", "medium"), VIT),
+        ("swin", ("tiny", "small", "base"), SWIN),
+        ("van", ("tiny", "small", "base"), VAN),
+        ("resenc", ("small", "base", "large"), RESENC),
+    )
+    for size in sizes
 }
 
 
