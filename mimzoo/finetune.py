@@ -35,8 +35,9 @@ def finetune(
     """
     recipe = _recipe(card)
     dataset = labelled_dataset(card, data)
-    store = prepare_dataset(dataset, card.block.input, card.block.labels, mimzoo_home() / "prepared", progress)
+    # What does not fit together is said before scans are prepared.
     model = make_segmenter(card)
+    store = prepare_dataset(dataset, card.block.input, card.block.labels, mimzoo_home() / "prepared", progress)
     run = begin_run(card, folder, resume, "finetune")
     job = Job(
         folder=folder,

@@ -4,6 +4,7 @@ import gzip
 import io
 import zlib
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,8 +134,15 @@ def _shape(path: Path, header: Header, channels: int) -> tuple[int, int, int]:
         raise ScanError(f"{path}: a 2D image of shape {_times(dims)}; a scan needs three axes longer than one voxel")
     extra = [n for n in dims[3:] if n > 1]
     if len(extra) > 1 or (extra or [1]) != [channels]:
-        raise ScanError(f"{path}: shape {_times(dims)} where {_times(dims[:3])} with {channels} channel(s) is expected")
+        raise ScanError(
+            f"{path}: the shape {_times(dims)} has {_channels(prod(extra))} where {_channels(channels)} "
+            f"{'is' if channels == 1 else 'are'} expected"
+        )
     return dims[0], dims[1], dims[2]
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
 
 
 def _times(dims: list[int]) -> str:

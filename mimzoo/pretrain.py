@@ -35,8 +35,9 @@ def pretrain(
     Raises CardError for a card without a pretraining recipe, DataError for a data set without scans to train on.
     """
     recipe = pretraining_of(card)
-    store = prepare_scans(card, data, progress)
+    # What does not fit together is said before scans are prepared.
     objective = make_objective(card)
+    store = prepare_scans(card, data, progress)
     run = begin_run(card, folder, resume, "pretrain")
     job = Job(
         folder=folder,

@@ -358,8 +358,18 @@ def test_all_bad_cases_are_reported_and_the_good_ones_kept(tmp_path, root):
 
 def test_a_wrong_number_of_channels(folder, root):
     input = Input.model_validate({**MR.model_dump(), "channels": ["T1", "T2"]})
-    with pytest.raises(DataError, match="5 of 5 cases cannot be used"):
+    with pytest.raises(DataError, match="5 of 5 cases cannot be used:\n.* has 1 channel where 2 channels are expected"):
         prepare_dataset(read_dataset(folder), input, LABELS, root)
+
+
+def test_many_bad_cases_are_counted_and_the_first_ones_named(tmp_path, root):
+    folder = make_dataset(tmp_path / "boxes", training=10)
+    input = Input.model_validate({**MR.model_dump(), "channels": ["T1", "T2"]})
+    with pytest.raises(DataError) as caught:
+        prepare_dataset(read_dataset(folder), input, LABELS, root)
+    head, *lines = str(caught.value).splitlines()
+    assert head == f"{folder}: 12 of 12 cases cannot be used:"
+    assert len(lines) == 11 and lines[-1] == "  and 2 more"
 
 
 def test_real_broken_scans(data_root, root):

@@ -205,7 +205,7 @@ def test_unnamed_label_values_are_refused(tmp_path):
 def test_the_wrong_number_of_channels_is_refused(tmp_path):
     path = write(tmp_path / "a.nii.gz", ramp((6, 7, 8, 4)))
     assert volume.read_scan(path, channels=4).voxels.shape == (4, 6, 7, 8)
-    with pytest.raises(ScanError, match="6 x 7 x 8 x 4 where 6 x 7 x 8 with 3 channel"):
+    with pytest.raises(ScanError, match="6 x 7 x 8 x 4 has 4 channels where 3 channels are expected"):
         volume.read_scan(path, channels=3)
 
 

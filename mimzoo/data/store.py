@@ -35,6 +35,8 @@ from mimzoo.volume import Grid, check_pair, prepare, prepare_labels, read_labels
 FORMAT = 1
 # Voxels of each class whose coordinates are kept to centre crops on: enough to vary, little to read.
 SAMPLE = 1000
+# How many cases an error names.
+LISTED = 10
 
 Progress = Callable[[int, int, str], None]
 
@@ -112,7 +114,7 @@ def prepare_dataset(
 
     `labels` maps each allowed label value to its name; None leaves label maps unread (pretraining). `progress` is
     called with (done, total, case id) after each case. Several processes may prepare one data set at once.
-    Raises DataError that lists every case that cannot be used with its reason, once the others are prepared, or says
+    Raises DataError that lists the cases that cannot be used with their reasons, once the others are prepared, or says
     why the store cannot be written.
     """
     plan = _Plan(store_folder(root, dataset, input, labels), input, labels)
@@ -127,9 +129,15 @@ def prepare_dataset(
             f"free some space or choose another folder, then run the same command again to go on"
         ) from error
     if failures:
-        listed = "".join(f"\n  {case}: {reason}" for case, reason in sorted(failures.items()))
-        raise DataError(f"{dataset.folder}: {len(failures)} of {len(cases)} cases cannot be used:{listed}")
+        raise DataError(f"{dataset.folder}: {len(failures)} of {len(cases)} cases cannot be used:{_listed(failures)}")
     return Store(plan.folder, {s: tuple(_stored(plan.folder, records[c.id]) for c in chosen[s]) for s in splits})
+
+
+def _listed(failures: Mapping[str, str]) -> str:
+    """Return the first cases with their reasons, a line each, and how many more there are."""
+    lines = [f"\n  {case}: {reason}" for case, reason in sorted(failures.items())]
+    more = len(lines) - LISTED
+    return "".join(lines[:LISTED]) + (f"\n  and {more} more" if more > 0 else "")
 
 
 def store_folder(root: Path, dataset: Dataset, input: Input, labels: Mapping[int, str] | None) -> Path:
