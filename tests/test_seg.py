@@ -1,18 +1,15 @@
-"""The UNETR-like head: any power-of-two patch, its cost, and a norm that survives export."""
+"""The UNETR-like head: any power-of-two patch, its cost, and its export."""
 
 import copy
-import warnings
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
+from graphs import constant_air, exported
 from torch.nn import functional
 
 from mimzoo.errors import ShapeError
 from mimzoo.models import SegmentationModel
 from mimzoo_seg.args import UnetrArgs
-from mimzoo_seg.norm import Norm
 from mimzoo_seg.unetr import Unetr
 from mimzoo_vit.args import VitArgs
 from mimzoo_vit.encoder import VisionTransformer
@@ -23,27 +20,6 @@ def make(patch, crop, in_channels=1, classes=3, **args):
     encoder = VisionTransformer(VitArgs(patch=patch, width=24, depth=4, heads=2), in_channels, crop)
     head = Unetr(UnetrArgs(**{"width": 4, **args}), encoder.channels, encoder.strides, in_channels, classes)
     return SegmentationModel(encoder, head).eval()
-
-
-def constant_air(size=32):
-    """A CT-like volume (1, 1, size, size, size) in 0..1: a noisy body with a dense core in air that is exactly 0."""
-    axes = np.stack(np.meshgrid(*[np.linspace(-1, 1, size)] * 3, indexing="ij"))
-    radius = np.sqrt((axes**2).sum(0))
-    noise = np.random.default_rng(0).normal(0.5, 0.03, radius.shape)
-    body = np.where(radius < 0.15, 1.0, np.where(radius < 0.5, noise, 0.0))
-    return torch.from_numpy(body.astype(np.float32))[None, None]
-
-
-def exported(module, sample):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-        program = torch.onnx.export(
-            module, (sample,), dynamic_shapes=shapes, opset_version=20, dynamo=True, verbose=False
-        )
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    name = session.get_inputs()[0].name
-    return lambda volume: torch.from_numpy(session.run(None, {name: volume.numpy()})[0])
 
 
 @pytest.mark.parametrize("patch", [(2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16), (8, 8, 4), (1, 4, 2), (32, 16, 16)])
@@ -101,48 +77,6 @@ def test_it_learns_to_segment_what_it_is_shown():
         functional.cross_entropy(model(volume), labels).backward()
         optimiser.step()
     assert (model(volume).argmax(1) == labels).float().mean() > 0.9
-
-
-@pytest.mark.parametrize(("kind", "groups"), [("instance", 16), ("group", 2)])
-def test_the_norm_is_group_norm_in_both_forms(kind, groups):
-    torch.manual_seed(0)
-    norm, x = Norm(kind, 16), torch.randn(2, 16, 5, 6, 7) * 3 + 2
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    wanted = functional.group_norm(x, groups, norm.weight, norm.bias)
-    assert torch.equal(norm(x), wanted)
-    assert torch.allclose(norm.explicit(x), wanted, atol=1e-5)
-
-
-def test_group_norm_falls_back_to_one_channel_a_group_where_eight_do_not_fit():
-    assert Norm("group", 12).groups == 12
-
-
-@pytest.fixture(scope="module")
-def features():
-    """What the first convolution makes of a volume that is mostly air."""
-    torch.manual_seed(0)
-    convolution = torch.nn.Conv3d(1, 16, 3, padding=1)
-    return convolution(constant_air(64)).detach()
-
-
-class Plain(torch.nn.Module):
-    def forward(self, x):
-        return functional.instance_norm(x)
-
-
-@pytest.mark.parametrize("kind", ["instance", "group"])
-def test_the_exported_norm_is_as_accurate_as_torch_on_constant_air(features, kind):
-    norm = Norm(kind, 16).eval()
-    exact = functional.group_norm(features.double(), norm.groups)
-    for run in (exported(norm, features), norm):
-        assert (run(features) - exact).abs().max() < 2e-5
-
-
-def test_the_exported_instance_norm_of_torch_is_not_which_is_why_there_is_another(features):
-    """Once this fails, ONNX Runtime has become accurate and `Norm.explicit` can go."""
-    exact = functional.instance_norm(features.double())
-    assert (exported(Plain(), features)(features) - exact).abs().max() > 2e-4
 
 
 def test_an_exported_segmenter_agrees_with_float64_on_constant_air_at_any_batch():

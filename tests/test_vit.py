@@ -29,7 +29,7 @@ def test_the_embedding_is_a_convolution():
     encoder, volume = make(in_channels=2, patch=(4, 2, 8)), torch.randn(2, 2, 16, 16, 16)
     weight, bias = encoder.patch.weight, encoder.patch.bias
     convolved = functional.conv3d(volume, weight, bias, stride=(4, 2, 8)).flatten(2).transpose(1, 2)
-    assert torch.allclose(encoder._embed(patchify(volume, (4, 2, 8))), convolved, atol=1e-5)
+    assert torch.allclose(embed_patches(patchify(volume, (4, 2, 8)), encoder.patch), convolved, atol=1e-5)
 
 
 @pytest.mark.parametrize(("depth", "taps"), [(4, (1, 2, 3, 4)), (12, (3, 6, 9, 12)), (24, (6, 12, 18, 24))])

@@ -4,7 +4,6 @@ from math import sqrt
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mimzoo.tokens import (
     Encoder,
@@ -19,6 +18,7 @@ from mimzoo.tokens import (
     resize_grid,
     visible_index,
 )
+from mimzoo.transformer import embed_patches
 from mimzoo_primus.args import PrimusArgs
 from mimzoo_primus.block import Block, rotary_positions
 
@@ -78,7 +78,7 @@ class Primus(Encoder):
         Raises ShapeError for a wrong number of channels, or a crop not divisible by the patch.
         """
         grid = self._grid(volume)
-        x = self._embed(patchify(volume, self.mask_unit)) + self._positions(grid)
+        x = embed_patches(patchify(volume, self.mask_unit), self.patch) + self._positions(grid)
         rotations, maps = self._rotations(grid), []
         for done, block in enumerate(self.blocks, 1):
             x = block(x, rotations)
@@ -99,18 +99,13 @@ class Primus(Encoder):
         if mask_token is None:
             visible = visible_index(hidden)
             patches, positions, rotations = (gather_tokens(part, visible) for part in parts)
-            x = self._embed(patches) + positions
+            x = embed_patches(patches, self.patch) + positions
         else:
             patches, positions, rotations = parts
-            x = hide(self._embed(patches), hidden, mask_token) + positions
+            x = hide(embed_patches(patches, self.patch), hidden, mask_token) + positions
         for block in self.blocks:
             x = block(x, rotations)
         return Tokens(self.norm(x), hidden, self.mask_unit, dropped=mask_token is None)
-
-    def _embed(self, patches: Tensor) -> Tensor:
-        # A convolution whose stride is its kernel is a linear layer on flat patches, up to ten times faster on a CPU:
-        # weights (D, C, px, py, pz) -> (D, C px py pz)
-        return functional.linear(patches, self.patch.weight.flatten(1), self.patch.bias)
 
     def _positions(self, grid: Size) -> Tensor:
         positions = self.positions if grid == self.grid else resize_grid(self.positions, grid)

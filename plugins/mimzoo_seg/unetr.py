@@ -6,9 +6,9 @@ from math import log2
 from torch import Tensor, nn
 
 from mimzoo.errors import ShapeError
+from mimzoo.norms import Norm
 from mimzoo.tokens import Size, sized
 from mimzoo_seg.args import UnetrArgs
-from mimzoo_seg.norm import Norm
 
 SLOPE = 0.01
 

@@ -17,7 +17,7 @@ from mimzoo.tokens import (
     hide,
     patchify,
 )
-from mimzoo.transformer import initialise
+from mimzoo.transformer import embed_patches, initialise
 from mimzoo_swin.args import SwinArgs
 from mimzoo_swin.stage import Stage
 from mimzoo_swin.uniform import find_cell, gather_units, visible_units
@@ -119,9 +119,7 @@ class SwinTransformer(Encoder):
         return _normed(x)
 
     def _embed(self, volume: Tensor) -> Tensor:
-        # A convolution whose stride is its kernel is a linear layer on flat patches, faster on a CPU:
-        # weights (D, C, px, py, pz) -> (D, C px py pz)
-        return functional.linear(patchify(volume, self.strides[0]), self.patch.weight.flatten(1), self.patch.bias)
+        return embed_patches(patchify(volume, self.strides[0]), self.patch)
 
 
 def _normed(x: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """A plain vision transformer on 3D patches that computes visible patches only when the hidden ones are dropped."""
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mimzoo.tokens import (
     Encoder,
@@ -16,7 +15,7 @@ from mimzoo.tokens import (
     resize_grid,
     visible_index,
 )
-from mimzoo.transformer import Block, initialise, sincos_positions
+from mimzoo.transformer import Block, embed_patches, initialise, sincos_positions
 from mimzoo_vit.args import VitArgs
 
 
@@ -67,7 +66,7 @@ class VisionTransformer(Encoder):
         Raises ShapeError for a wrong number of channels, or a crop not divisible by the patch.
         """
         grid = self._grid(volume)
-        x = self._embed(patchify(volume, self.mask_unit)) + self._positions(grid)
+        x = embed_patches(patchify(volume, self.mask_unit), self.patch) + self._positions(grid)
         maps = []
         for done, block in enumerate(self.blocks, 1):
             x = block(x)
@@ -92,16 +91,11 @@ class VisionTransformer(Encoder):
     def _drop(self, volume: Tensor, hidden: Tensor, grid: Size) -> Tensor:
         visible = visible_index(hidden)
         patches = gather_tokens(patchify(volume, self.mask_unit), visible)
-        return self._embed(patches) + gather_tokens(self._positions(grid), visible)
+        return embed_patches(patches, self.patch) + gather_tokens(self._positions(grid), visible)
 
     def _replace(self, volume: Tensor, hidden: Tensor, grid: Size, mask_token: Tensor) -> Tensor:
-        embedded = self._embed(patchify(volume, self.mask_unit))
+        embedded = embed_patches(patchify(volume, self.mask_unit), self.patch)
         return hide(embedded, hidden, mask_token) + self._positions(grid)
-
-    def _embed(self, patches: Tensor) -> Tensor:
-        # A convolution whose stride is its kernel is a linear layer on flat patches, up to ten times faster on a CPU:
-        # weights (D, C, px, py, pz) -> (D, C px py pz)
-        return functional.linear(patches, self.patch.weight.flatten(1), self.patch.bias)
 
     def _positions(self, grid: Size) -> Tensor:
         if not self.learned:

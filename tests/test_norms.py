@@ -1,0 +1,64 @@
+"""Norms: torch's own computation, on visible positions alone, and as accurate once exported."""
+
+import pytest
+import torch
+from graphs import constant_air, exported
+from torch.nn import functional
+
+from mimzoo.norms import Norm
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("instance", 16), ("group", 2)])
+def test_the_norm_is_group_norm_in_both_forms(kind, groups):
+    torch.manual_seed(0)
+    norm, x = Norm(kind, 16), torch.randn(2, 16, 5, 6, 7) * 3 + 2
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    wanted = functional.group_norm(x, groups, norm.weight, norm.bias)
+    assert torch.equal(norm(x), wanted)
+    assert torch.allclose(norm.explicit(x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("instance", 16), ("group", 2)])
+def test_with_visible_positions_the_norm_is_that_of_them_alone(kind, groups):
+    torch.manual_seed(0)
+    norm, x = Norm(kind, 16), torch.randn(1, 16, 4, 6, 5) * 3 + 2
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    visible = torch.zeros(1, 1, 4, 6, 5, dtype=torch.bool)
+    visible[..., :2, :, 1:] = True
+    found = norm(torch.where(visible, x, 1e6), visible)
+    wanted = functional.group_norm(x[..., :2, :, 1:], groups, norm.weight, norm.bias)
+    assert torch.allclose(found[..., :2, :, 1:], wanted, atol=1e-4)
+    assert not found.masked_select(~visible).any()
+
+
+def test_group_norm_falls_back_to_one_channel_a_group_where_eight_do_not_fit():
+    assert Norm("group", 12).groups == 12
+
+
+@pytest.fixture(scope="module")
+def features():
+    """What the first convolution makes of a volume that is mostly air."""
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv3d(1, 16, 3, padding=1)
+    return convolution(constant_air(64)).detach()
+
+
+class Plain(torch.nn.Module):
+    def forward(self, x):
+        return functional.instance_norm(x)
+
+
+@pytest.mark.parametrize("kind", ["instance", "group"])
+def test_the_exported_norm_is_as_accurate_as_torch_on_constant_air(features, kind):
+    norm = Norm(kind, 16).eval()
+    exact = functional.group_norm(features.double(), norm.groups)
+    for run in (exported(norm, features), norm):
+        assert (run(features) - exact).abs().max() < 2e-5
+
+
+def test_the_exported_instance_norm_of_torch_is_not_which_is_why_there_is_another(features):
+    """Once this fails, ONNX Runtime has become accurate and `Norm.explicit` can go."""
+    exact = functional.instance_norm(features.double())
+    assert (exported(Plain(), features)(features) - exact).abs().max() > 2e-4
