@@ -7,6 +7,7 @@ from torch.nn import functional
 from mimzoo.errors import ShapeError
 from mimzoo.registry import find
 from mimzoo.tokens import patchify
+from mimzoo.transformer import embed_patches
 from mimzoo_vit.args import VitArgs
 from mimzoo_vit.encoder import VisionTransformer
 
