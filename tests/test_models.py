@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import mimzoo
-from mimzoo.cards import find_card, override, read_card, update_card, write_card
+from mimzoo.cards import card_folders, find_card, override, read_card, update_card, write_card
 from mimzoo.errors import ShapeError, UnknownNameError, WeightsError
 from mimzoo.models import SegmentationModel, build_decoder, build_encoder, build_head, build_masking, load
 from mimzoo.recipes import Component
+from mimzoo.reconstruct import make_objective
 from mimzoo.runs import keep_weights
 
 TINY = "{patch: [4, 4, 4], width: 24, depth: 4, heads: 2, positions: learned}"
@@ -118,6 +119,13 @@ def test_weights_of_another_architecture_are_refused(encoder_card, tmp_path):
     keep_weights(card, card.folder, {"weights": {**state, "decoder.bias": torch.ones(1)}})
     with pytest.raises(WeightsError, match=r"missing: encoder\.blocks\.3.*1 unexpected: decoder\.bias"):
         load(card.folder)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(card_folders()) if find_card(name).block.pretraining])
+def test_every_shipped_recipe_can_be_built(name):
+    card = find_card(name)
+    objective = make_objective(card)
+    assert sum(parameter.numel() for parameter in objective.encoder.parameters() if parameter.requires_grad) > 1e5
 
 
 def test_loading_under_an_unknown_name_suggests_the_nearest():
