@@ -8,7 +8,7 @@ from mimzoo.cards import card_folders, find_card, override, read_card, update_ca
 from mimzoo.errors import ShapeError, UnknownNameError, WeightsError
 from mimzoo.models import SegmentationModel, build_decoder, build_encoder, build_head, build_masking, load
 from mimzoo.recipes import Component
-from mimzoo.reconstruct import make_objective
+from mimzoo.reconstruct import load_objective, make_objective
 from mimzoo.runs import keep_weights
 
 TINY = "{patch: [4, 4, 4], width: 24, depth: 4, heads: 2, positions: learned}"
@@ -126,6 +126,14 @@ def test_every_shipped_recipe_can_be_built(name):
     card = find_card(name)
     objective = make_objective(card)
     assert sum(parameter.numel() for parameter in objective.encoder.parameters() if parameter.requires_grad) > 1e5
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(card_folders()) if find_card(name).block.weights])
+def test_every_shipped_model_loads_whole(name):
+    model = load(name)
+    assert model.report.complete()
+    if model.card.block.pretraining_weights:
+        assert load_objective(model.card).state_dict().keys() > {f"encoder.{key}" for key in model.state_dict()}
 
 
 def test_loading_under_an_unknown_name_suggests_the_nearest():
