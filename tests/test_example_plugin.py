@@ -1,6 +1,7 @@
 """A third party's package in three files: installed by pip, found, conforming, usable."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,10 @@ def test_mimzoo_plugins_shows_it_with_its_distribution(installed):
     assert any("example-mlp" in line and "mimzoo-example 1.0" in line for line in done.stdout.splitlines())
 
 
-def test_it_conforms(installed):
-    done = run(installed, "-c", "from mimzoo.testing import check_encoder; check_encoder('example-mlp')")
+def test_it_conforms_by_the_command_that_the_docs_name(installed):
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    (command,) = re.findall(r'python -c "(.*check_encoder.*)"', page)
+    done = run(installed, "-c", command)
     assert done.returncode == 0, done.stderr
 
 
