@@ -124,12 +124,12 @@ def reconstruct_example(objective: nn.Module, store: Store, card: Card) -> tuple
 def quote_loss(card: Card, store: Store, folder: Path) -> Card:
     """Return the card with the loss of its weights as a metric, and that of predicting each unit's mean."""
     about, recipe = read_about(best_path(folder)), pretraining_of(card)
-    scans = "validation scans" if store.cases("validation") else "training scans, for there are none to validate on"
+    split = "validation" if store.cases("validation") else "training"
     protocol = (
-        f"mean over {VALIDATION_CROPS} fixed crops under fixed masks of the {scans}; "
+        f"mean over {VALIDATION_CROPS} fixed crops under fixed masks of the {split} scans; "
         f"selected on them at step {about['step']}; the baseline predicts each hidden unit's mean"
     )
-    names = {"loss": "validation loss", "baseline": "baseline loss"}
+    names = {"loss": f"{split} loss", "baseline": "baseline loss"}
     found = [
         Metric(name=name, value=about[key], data=recipe.data, protocol=protocol)
         for key, name in names.items()

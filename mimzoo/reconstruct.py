@@ -15,7 +15,7 @@ from mimzoo.figures import Reconstruction, draw_reconstruction
 from mimzoo.hub import find_model
 from mimzoo.models import build_encoder, build_objective
 from mimzoo.recipes import Pretraining
-from mimzoo.tokens import Size, expand_mask
+from mimzoo.tokens import Size, spread_mask
 from mimzoo.volume import pad_to, prepare, read_scan
 from mimzoo.weights import read_weights
 
@@ -58,7 +58,7 @@ def reconstruct_crop(objective: nn.Module, volume: Tensor, generator: torch.Gene
     """Return what an objective makes of the first channel of a volume (1, C, X, Y, Z); hidden voxels are NaN."""
     run: Callable[..., tuple[Tensor, Tensor, Tensor]] = objective.eval().reconstruct  # type: ignore[assignment]
     seen, reconstructed, mask = run(volume, generator)
-    hidden = expand_mask(mask.to(volume.device), tuple(volume.shape[2:]))[:, None]
+    hidden = spread_mask(mask, tuple(volume.shape[2:]), volume)
     shown = (volume, seen.masked_fill(hidden, math.nan), reconstructed)
     original, masked, guessed = (found[0, 0].float().cpu().numpy() for found in shown)
     return Reconstruction(original, masked, guessed, card.block.input.spacing_mm)

@@ -122,6 +122,11 @@ def expand_mask(mask: Tensor, grid: tuple[int, ...]) -> Tensor:
     return wide.reshape(mask.shape[0], *grid)
 
 
+def spread_mask(mask: Tensor, grid: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return a mask (B, *units) repeated over a grid as one channel, (B, 1, *grid), on the device of `like`."""
+    return expand_mask(mask, grid)[:, None].to(like.device, non_blocking=True)
+
+
 def _three(tensor: Tensor) -> Size:
     if tensor.dim() != 4:
         raise ShapeError(f"a mask has the axes (B, UX, UY, UZ), got the shape {sized(tuple(tensor.shape))}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mimzoo.tokens import Encoder, Loss, Size, Tokens, expand_mask, gather_tokens, hidden_index, patchify, unpatchify
+from mimzoo.tokens import Encoder, Loss, Size, Tokens, gather_tokens, hidden_index, patchify, spread_mask, unpatchify
 from mimzoo_mim.args import ReconstructionArgs
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": functional.l1_loss, "l2": functional.mse_loss}
@@ -56,7 +56,7 @@ class MaskedReconstruction(nn.Module):
         if self.normalised:
             mean, deviation = unit_statistics(volume, mask)
             restored = restored * deviation + mean
-        hidden = expand_mask(mask, tuple(volume.shape[2:])).unsqueeze(1).to(volume.device)
+        hidden = spread_mask(mask, tuple(volume.shape[2:]), volume)
         return volume.masked_fill(hidden, 0), torch.where(hidden, restored, volume), mask
 
     def _predict(self, volume: Tensor, generator: torch.Generator) -> tuple[Tensor, Tokens, Tensor]:

@@ -17,6 +17,7 @@ from mimzoo.tokens import (
     expand_mask,
     gather_tokens,
     sized,
+    spread_mask,
     visible_index,
 )
 from mimzoo_resenc.args import ResEncArgs
@@ -79,7 +80,7 @@ class ResidualEncoder(Encoder):
         """
         size = check_volume(volume, self.in_channels, self.crop_multiple)
         hidden = expand_mask(mask, self._grid(size))
-        volume = volume.masked_fill(_spread(hidden, size, volume), 0)
+        volume = volume.masked_fill(spread_mask(hidden, size, volume), 0)
         if mask_token is None:
             return Tokens(self._drop(volume, hidden), hidden, self.mask_unit, dropped=True)
         return Tokens(self._replace(volume, hidden, mask_token), hidden, self.mask_unit, dropped=False)
@@ -88,7 +89,7 @@ class ResidualEncoder(Encoder):
         kept, size = visible_index(hidden), tuple(volume.shape[2:])
         _check_cells(kept.shape[1], "the mask", "hide less")
         grids = (divide(size, stride, "the crop", "a map's stride") for stride in self.strides)
-        whole, *parts = (~_spread(hidden, grid, volume) for grid in (size, *grids))
+        whole, *parts = (~spread_mask(hidden, grid, volume) for grid in (size, *grids))
         maps = self._stages(rectify(self.stem(volume, whole)), parts)
         # (B, D, GX, GY, GZ) -> (B, N, D), the visible of which are kept
         return gather_tokens(maps[-1].flatten(2).transpose(1, 2), kept)
@@ -97,7 +98,7 @@ class ResidualEncoder(Encoder):
         x = rectify(self.stem(volume))
         # (width,) -> (1, width, 1, 1, 1)
         token = mask_token.to(x.dtype).view(1, -1, 1, 1, 1)
-        maps = self._stages(torch.where(_spread(hidden, tuple(x.shape[2:]), x), token, x))
+        maps = self._stages(torch.where(spread_mask(hidden, tuple(x.shape[2:]), x), token, x))
         # (B, D, GX, GY, GZ) -> (B, N, D)
         return maps[-1].flatten(2).transpose(1, 2)
 
@@ -117,8 +118,3 @@ class ResidualEncoder(Encoder):
 def _check_cells(count: int, what: str, advice: str) -> None:
     if count < 2:
         raise ShapeError(f"{what} leaves {count} cell of the last map, of which instance norm makes 0; {advice}")
-
-
-def _spread(mask: Tensor, grid: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return a mask (B, *units) repeated over a grid, (B, 1, *grid), on the device of `like`."""
-    return expand_mask(mask, grid)[:, None].to(like.device, non_blocking=True)

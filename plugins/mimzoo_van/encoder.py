@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mimzoo.errors import ShapeError
-from mimzoo.tokens import Encoder, Size, Tokens, check_volume, divide, expand_mask
+from mimzoo.tokens import Encoder, Size, Tokens, check_volume, divide, expand_mask, spread_mask
 from mimzoo_van.args import VanArgs
 from mimzoo_van.blocks import Embedding, Stage, initialise
 
@@ -73,10 +73,10 @@ class VisualAttentionNetwork(Encoder):
             raise ShapeError("a visual attention network can only replace hidden units; use mode replace")
         size = check_volume(volume, self.in_channels, self.crop_multiple)
         hidden = expand_mask(mask, divide(size, self.crop_multiple, "the crop", "the last map's stride"))
-        x = self.stem(volume.masked_fill(_spread(hidden, volume), 0))
+        x = self.stem(volume.masked_fill(spread_mask(hidden, size, volume), 0))
         # (width,) -> (1, width, 1, 1, 1)
         token = mask_token.to(x.dtype).view(1, -1, 1, 1, 1)
-        last = self._stages(torch.where(_spread(hidden, x), token, x))[-1]
+        last = self._stages(torch.where(spread_mask(hidden, tuple(x.shape[2:]), x), token, x))[-1]
         # (B, D, GX, GY, GZ) -> (B, N, D)
         return Tokens(last.flatten(2).transpose(1, 2), hidden, self.mask_unit, dropped=False)
 
@@ -88,8 +88,3 @@ class VisualAttentionNetwork(Encoder):
             x = stage(x)
             maps.append(x)
         return maps
-
-
-def _spread(mask: Tensor, x: Tensor) -> Tensor:
-    """Return a mask (B, *units) repeated over the grid of x (B, C, X, Y, Z): (B, 1, X, Y, Z), on its device."""
-    return expand_mask(mask, tuple(x.shape[2:]))[:, None].to(x.device, non_blocking=True)
