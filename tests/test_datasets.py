@@ -1,14 +1,12 @@
-"""What read_dataset finds in a folder, what it refuses, and how cases are split and chosen."""
+"""What read_dataset finds in a folder, what it refuses, and how cases without a stated split are split."""
 
 import json
 import os
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scans import make_dataset, make_pair, save
 
-from mimzoo.data.datasets import Case, Dataset, few_labels, read_dataset
+from mimzoo.data.datasets import list_dataset, read_dataset
 from mimzoo.errors import DataError
 
 
@@ -47,6 +45,9 @@ def test_decathlon_folder(folder):
     assert dataset.training[0].image.samefile(folder / "images" / "case_000.nii.gz")
     assert dataset.training[0].label.samefile(folder / "labels" / "case_000.nii.gz")
     assert dataset.unlabelled[0].label is None
+    assert [case.images for case in dataset.training] == [(case.image,) for case in dataset.training]
+    assert [case.subject for case in dataset.training] == ids(dataset.training)
+    assert (dataset.channels, dataset.values, dataset.training[0].targets) == ((), {}, {})
 
 
 def test_relative_and_home_paths(folder, monkeypatch):
@@ -59,6 +60,7 @@ def test_real_datasets(data_root):
     hippocampus, headneck = read_dataset(data_root / "hippocampus"), read_dataset(data_root / "headneck-ct")
     assert (len(hippocampus.training), len(hippocampus.validation), len(hippocampus.unlabelled)) == (200, 20, 0)
     assert hippocampus.labels == {1: "Anterior", 2: "Posterior"}
+    assert (hippocampus.channels, headneck.channels) == (("MRI",), ("CT",))
     assert (len(headneck.training), len(headneck.validation), len(headneck.unlabelled)) == (44, 6, 45)
     assert list(headneck.labels) == [1, 2, 3, 4, 5]
 
@@ -142,6 +144,58 @@ def test_linked_folders_are_followed(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "p1").symlink_to(tmp_path / "elsewhere")
     assert ids(read_dataset(tmp_path / "data").unlabelled) == ["p1-x"]
+
+
+@pytest.fixture
+def tabled(tmp_path):
+    """Ten scans of five subjects, labelled by a table."""
+    for number in range(10):
+        path = tmp_path / "images" / f"scan{number}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    rows = [f"scan{n},s{n // 2},{'AD' if n % 4 < 2 else 'healthy'}" for n in range(10)]
+    (tmp_path / "subjects.csv").write_text("\n".join(["case,subject,diagnosis", *rows]))
+    return tmp_path
+
+
+def test_images_with_a_table_are_labelled_by_it(tabled):
+    dataset = read_dataset(tabled)
+    cases = {case.id: case for case in dataset.training + dataset.validation}
+    assert len(cases) == 10
+    assert {case.label for case in cases.values()} == {None}
+    assert (cases["scan5"].targets["diagnosis"], cases["scan5"].subject) == ("AD", "s2")
+    assert cases["scan6"].targets["diagnosis"] == "healthy"
+
+
+def test_the_implicit_split_keeps_the_scans_of_a_subject_together(tabled):
+    for seed in range(20):
+        dataset = read_dataset(tabled, seed)
+        training, validation = ({case.subject for case in part} for part in (dataset.training, dataset.validation))
+        assert (len(training), len(validation), training & validation) == (4, 1, set())
+        assert len(dataset.validation) == 2
+
+
+def test_images_with_labels_and_a_table_have_both(tabled):
+    for number in range(10):
+        save(tabled / "labels" / f"scan{number}.nii.gz", make_pair(number)[1])
+    save(tabled / "unlabelled" / "q.nii.gz", make_pair(0)[0])
+    dataset = read_dataset(tabled)
+    assert all(case.label and case.targets["diagnosis"] for case in dataset.training + dataset.validation)
+    assert ids(dataset.unlabelled) == ["q"]
+
+
+def test_all_that_is_wrong_is_listed(folder):
+    (folder / "images" / "case_001.nii.gz").unlink()
+    (folder / "labels" / "case_003.nii.gz").unlink()
+    dataset, problems = list_dataset(folder)
+    assert ids(dataset.training) == ["case_000", "case_001", "case_002"]
+    assert ["'case_001' is missing" in problems[0], "'case_003' is missing" in problems[1]] == [True, True]
+    assert len(problems) == 2
+    assert refusal(folder) == problems[0]
+
+
+def test_a_good_folder_has_no_problems(folder):
+    assert list_dataset(folder) == (read_dataset(folder), [])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -273,38 +327,25 @@ def test_an_unreadable_folder_is_not_passed_over(tmp_path):
     assert "cannot be read" in refusal(tmp_path)
 
 
-# --- few labels -------------------------------------------------------------------------------------------------------
+def test_a_table_that_does_not_fit_the_images(tabled):
+    text = (tabled / "subjects.csv").read_text()
+    (tabled / "subjects.csv").write_text(text.replace("scan3,", "scna3,"))
+    assert "the case 'scna3' is not in the data set; the nearest is 'scan3'" in refusal(tabled)
+    problems = list_dataset(tabled)[1]
+    assert len(problems) == 2 and "there is no row of case 'scan3'; the nearest is 'scna3'" in problems[1]
 
 
-def labelled(tmp_path, count):
-    return Dataset("x", tmp_path, tuple(Case(f"c{n}", tmp_path, tmp_path) for n in range(count)))
+def test_a_subject_in_training_and_validation(folder):
+    pairs = [{role: f"{role}s/case_00{n}.nii.gz" for role in ("image", "label")} for n in range(4)]
+    subjects = ("ann", "bob", "cid", "bob")
+    entries = [{**pair, "subject": subject} for pair, subject in zip(pairs, subjects, strict=True)]
+    edit(folder, training=entries[:3], validation=entries[3:])
+    text = refusal(folder)
+    assert "subject 'bob' is in both training (case 'case_001') and validation (case 'case_003')" in text
 
 
-@settings(deadline=None, max_examples=60)
-@given(count=st.integers(1, 60), seed=st.integers(0, 2**31), data=st.data())
-def test_few_labels_nest(tmp_path_factory, count, seed, data):
-    dataset = labelled(tmp_path_factory.getbasetemp(), count)
-    less = data.draw(st.integers(1, count))
-    more = data.draw(st.integers(less, count))
-    few, many = (set(ids(few_labels(dataset, n, seed).training)) for n in (less, more))
-    assert (len(few), len(many)) == (less, more)
-    assert few <= many <= set(ids(dataset.training))
-
-
-def test_few_labels_do_not_depend_on_the_order(tmp_path):
-    dataset = labelled(tmp_path, 30)
-    reverse = Dataset("x", tmp_path, dataset.training[::-1])
-    assert few_labels(dataset, 4, 1) == few_labels(reverse, 4, 1)
-    assert ids(few_labels(dataset, 4, 1).training) != ids(few_labels(dataset, 4, 2).training)
-
-
-def test_few_labels_leave_the_other_splits(folder):
+def test_a_subject_may_be_labelled_and_unlabelled(folder):
+    pair = {"image": "images/case_000.nii.gz", "label": "labels/case_000.nii.gz", "subject": "ann"}
+    edit(folder, training=[pair], unlabelled=[{"image": "images/case_004.nii.gz", "subject": "ann"}])
     dataset = read_dataset(folder)
-    few = few_labels(dataset, 2)
-    assert (few.validation, few.unlabelled, few.labels) == (dataset.validation, dataset.unlabelled, dataset.labels)
-
-
-@pytest.mark.parametrize("count", [0, -1, 4])
-def test_more_labels_than_there_are(folder, count):
-    with pytest.raises(DataError, match=f"cannot take {count} labelled training cases; give 1 to 3"):
-        few_labels(read_dataset(folder), count)
+    assert dataset.training[0].subject == dataset.unlabelled[0].subject == "ann"
