@@ -15,6 +15,7 @@ from mimzoo.errors import CardError, UnknownNameError, suggest
 from mimzoo.files import replacing
 from mimzoo.recipes import Block, Component, Finetuning, Input, Labels, Pretraining
 from mimzoo.registry import registry
+from mimzoo.tasks import Regions, Target, Task, make_task
 
 NAME = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
 FENCE = "---\n"
@@ -56,6 +57,8 @@ class CardBlock(Block):
     pretraining: Pretraining | None = None
     finetuning: Finetuning | None = None
     labels: Labels | None = None
+    regions: Regions | None = None
+    target: Target | None = None
     weights: Artefact | None = None
     pretraining_weights: Artefact | None = None
     onnx: Artefact | None = None
@@ -65,14 +68,15 @@ class CardBlock(Block):
     metrics: tuple[Metric, ...] = ()
 
     @model_validator(mode="after")
-    def _labels_fit(self) -> "CardBlock":
-        if self.finetuning is not None and not self.labels:
-            raise ValueError("a card with `finetuning` needs `labels`")
-        if self.labels and sorted(self.labels) != list(range(1, 1 + len(self.labels))):
-            raise ValueError(f"labels must count up from 1, got the values {sorted(self.labels)}")
-        if self.labels and len(set(self.labels.values())) < len(self.labels):
-            raise ValueError(f"labels must have different names, got {list(self.labels.values())}")
+    def _task_fits(self) -> "CardBlock":
+        if self.finetuning is not None or self.labels or self.regions or self.target:
+            make_task(self.labels, self.regions, self.target)
         return self
+
+    @property
+    def task(self) -> Task:
+        """Return what the model answers; ValueError for an encoder's card, which describes no task."""
+        return make_task(self.labels, self.regions, self.target)
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,10 @@ class Card:
 
     @property
     def kind(self) -> str:
-        """Return "segmenter" or "encoder"."""
-        return "segmenter" if self.block.finetuning else "encoder"
+        """Return "encoder", "segmenter", "classifier" or "regressor"."""
+        if self.block.finetuning is None:
+            return "encoder"
+        return {"classes": "classifier", "value": "regressor"}.get(self.block.task.kind, "segmenter")
 
     def file(self, name: str) -> Path | None:
         """Return the path of a file beside the card, or None when it is not there."""

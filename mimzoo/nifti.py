@@ -32,6 +32,12 @@ COMMENT = 6
 DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, TypeError, HeaderDataError)
 
 
+def stem_of(path: Path) -> str:
+    """Return a file's name without .nii or .nii.gz."""
+    ending = next((s for s in reversed(SUFFIXES) if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
 def read_voxels(path: Path, channels: int) -> tuple[Array, Grid]:
     """Return the voxels (channels, X, Y, Z) as stored (scl_slope applied), and their grid.
 

@@ -135,19 +135,85 @@ class Pretraining(Schedule):
     data: str
 
 
+MetricName = Literal[
+    "dice",
+    "hd95_mm",
+    "surface_dice",
+    "volume_difference",
+    "lesion_dice",
+    "lesion_hd95_mm",
+    "lesion_f1",
+    "lesion_count_difference",
+]
+
+
+class Scoring(Block):
+    """Which scores of masks are computed, and what they need to know.
+
+    `surface_tolerance_mm` belongs to the surface Dice. Lesions that touch after `lesion_dilation_voxels` count as one;
+    lesions of the truth with fewer than `lesion_minimum_voxels` are not counted.
+    """
+
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] = (
+        "dice",
+        "hd95_mm",
+        "surface_dice",
+        "volume_difference",
+    )
+    surface_tolerance_mm: Annotated[float, Field(ge=0)] = 1.0
+    lesion_dilation_voxels: Annotated[int, Field(ge=0)] = 3
+    lesion_minimum_voxels: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _has_dice(self) -> "Scoring":
+        if "dice" not in self.metrics:
+            raise ValueError("metrics must have dice, by which runs are selected and compared")
+        return self
+
+
+class Split(Block):
+    """Which cases train and which validate, by id; the others are left out."""
+
+    training: Annotated[tuple[str, ...], Field(min_length=1)]
+    validation: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Fold(Block):
+    """Part `fold` (from 0) of `folds` validates, the others train; no subject is in two parts."""
+
+    folds: Annotated[int, Field(ge=2)]
+    fold: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> "Fold":
+        if self.fold >= self.folds:
+            raise ValueError(f"fold must be 0 to {self.folds - 1} of {self.folds} folds, got {self.fold}")
+        return self
+
+
 class Finetuning(Schedule):
-    """A segmentation recipe.
+    """A recipe for a task with labels, or with a target that is told of whole scans.
 
     `start` names the card whose encoder weights it begins from (none: from scratch); `labelled` takes only that many
-    of the labelled training cases; `foreground` is the share of crops centred on a labelled voxel.
+    of the training cases, or that share of them if below 1; `split` and `fold` take the place of the data set's own
+    split; `foreground` is the share of crops centred on a labelled voxel, `overlap` that of sliding windows.
     """
 
     head: Component
     start: str | None = None
-    labelled: Positive | None = None
+    labelled: Positive | Annotated[float, Field(gt=0, lt=1)] | None = None
+    split: Split | None = None
+    fold: Fold | None = None
     foreground: Share = 0.67
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    scoring: Scoring = Scoring()
     data: str
+
+    @model_validator(mode="after")
+    def _splits_once(self) -> "Finetuning":
+        if self.split is not None and self.fold is not None:
+            raise ValueError("finetuning has both a split and a fold; leave one of them out")
+        return self
 
 
 Labels = dict[Annotated[int, Field(ge=1, le=254)], str]

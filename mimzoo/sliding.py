@@ -12,6 +12,7 @@ from mimzoo.grids import Floats, Masks, pad_to
 Predict = Callable[[Floats], NDArray[Any]]
 Progress = Callable[[int, int], object]
 Corner = tuple[int, int, int]
+Decide = Callable[[Floats], Masks]
 
 # The width of the Gaussian as a share of the window, and its least weight: those of MONAI's sliding_window_inference.
 SIGMA = 0.125
@@ -37,20 +38,74 @@ def slide(
 
     Raises ShapeError for an overlap outside 0..1 and for logits of another shape or that are not numbers.
     """
+    return _slide(predict, voxels, roi, overlap, classes, largest, batch, progress)
+
+
+def slide_regions(
+    predict: Predict,
+    voxels: Floats,
+    roi: Sequence[int],
+    overlap: float,
+    regions: int,
+    batch: int = 1,
+    progress: Progress | None = None,
+) -> Masks:
+    """Return the masks (regions, X, Y, Z) uint8 of regions that may overlap: 1 where the averaged logit is positive.
+
+    Otherwise as `slide`: that is where the region is more likely than not.
+    """
+    rows = _slide(predict, voxels, roi, overlap, regions, positive, batch, progress)
+    # (X, regions, Y, Z) -> (regions, X, Y, Z)
+    return np.ascontiguousarray(rows.swapaxes(0, 1))
+
+
+def slide_scan(predict: Predict, voxels: Floats, roi: Sequence[int], overlap: float) -> Floats:
+    """Return the outputs (windows, K) of a model that answers for a whole window, on windows that cover the volume.
+
+    `predict` takes windows (1, C, *roi) float32 and returns (1, K). Padding and overlap are those of `slide`.
+    Raises ShapeError for outputs that are not (1, K), and for infinite ones and those that are no numbers.
+    """
+    padded, _, corners = _windows(voxels, roi, overlap)
+    found = [output for _, output in _predictions(predict, padded, corners, roi, 1)]
+    if {output.shape for output in found} != {(found[0].size,)}:
+        raise ShapeError(f"the model gave outputs of shape {found[0].shape} where a row of numbers is expected")
+    outputs = np.stack(found).astype(np.float32)
+    if not np.isfinite(outputs).all():
+        raise ShapeError("the model's output is infinite or not a number (NaN); its weights or its input are damaged")
+    return outputs
+
+
+def _slide(
+    predict: Predict,
+    voxels: Floats,
+    roi: Sequence[int],
+    overlap: float,
+    outputs: int,
+    decide: Decide,
+    batch: int,
+    progress: Progress | None,
+) -> Masks:
+    """Return what `decide` makes of the averaged logits, X first."""
+    padded, inside, corners = _windows(voxels, roi, overlap)
+    slab = Slab(padded.shape[1:], roi, outputs, decide)
+    for done, (corner, logits) in enumerate(_predictions(predict, padded, corners, roi, batch), 1):
+        _check(logits, outputs, roi)
+        slab.add(corner, logits)
+        if progress is not None:
+            progress(done, len(corners))
+    # a crop of the padded answer, made contiguous so that the padding is freed
+    _, along_x, along_y, along_z = inside
+    return np.ascontiguousarray(slab.finish()[along_x, ..., along_y, along_z])
+
+
+def _windows(voxels: Floats, roi: Sequence[int], overlap: float) -> tuple[Floats, tuple[slice, ...], list[Corner]]:
+    """Return the padded volume, the slices that crop it back, and the corners of the windows that cover it."""
     if not 0 <= overlap < 1:
         raise ShapeError(f"overlap {overlap} is not allowed; it must be at least 0 and below 1")
     padded, inside = pad_to(voxels, roi, voxels.min(axis=(1, 2, 3)))
     steps = [max(int(r * (1 - overlap)), 1) for r in roi]
     starts = [_starts(*axis) for axis in zip(padded.shape[1:], roi, steps, strict=True)]
-    corners = [(x, y, z) for x in starts[0] for y in starts[1] for z in starts[2]]
-    slab = Slab(padded.shape[1:], roi, classes)
-    for done, (corner, logits) in enumerate(_predictions(predict, padded, corners, roi, batch), 1):
-        _check(logits, classes, roi)
-        slab.add(corner, logits)
-        if progress is not None:
-            progress(done, len(corners))
-    # a crop of the padded labels, made contiguous so that the padding is freed
-    return np.ascontiguousarray(slab.finish()[inside[1:]])
+    return padded, inside, [(x, y, z) for x in starts[0] for y in starts[1] for z in starts[2]]
 
 
 def _starts(length: int, window: int, step: int) -> list[int]:
@@ -89,15 +144,16 @@ def gaussian(roi: Sequence[int]) -> Floats:
 
 
 class Slab:
-    """The weighted sums of logits that later windows can still change; what lies before them is already labels.
+    """The weighted sums of logits that later windows can still change; what lies before them is already decided.
 
-    Windows must come with rising X. The weights themselves need not be summed: they scale all classes of a voxel
-    alike, which leaves the largest the largest.
+    Windows must come with rising X. The weights themselves need not be summed: they scale all logits of a voxel
+    alike, which leaves the largest the largest, and the positive positive. `decide` turns the sums (classes, Y, Z) of
+    a row into its answer.
     """
 
-    def __init__(self, shape: Sequence[int], roi: Sequence[int], classes: int) -> None:
-        self.roi, self.weights = roi, gaussian(roi)
-        self.labels = np.zeros(shape, np.uint8)
+    def __init__(self, shape: Sequence[int], roi: Sequence[int], classes: int, decide: Decide) -> None:
+        self.roi, self.weights, self.decide = roi, gaussian(roi), decide
+        self.length, self.answer = shape[0], np.zeros((0,), np.uint8)
         # X before the classes: rows are finished, and moved, one at a time
         self.sums = np.zeros((roi[0], classes, *shape[1:]), np.float32)
         self.scratch = np.empty(roi, np.float32)
@@ -112,30 +168,45 @@ class Slab:
             self.sums[:, number, along_y, along_z] += self.scratch
 
     def finish(self) -> Masks:
-        """Return the labels of the whole volume."""
-        self._advance(len(self.labels))
-        return self.labels
+        """Return the answer for the whole volume, X first."""
+        self._advance(self.length)
+        return self.answer
 
     def _advance(self, start: int) -> None:
-        """Turn the rows before `start` into labels and move the others to the front."""
+        """Decide the rows before `start` and move the others to the front."""
         step = start - self.start
         if step == 0:
             return
         length = len(self.sums)
         for row in range(min(step, length)):
-            self.labels[self.start + row] = _largest(self.sums[row])
+            self._put(self.start + row, self.decide(self.sums[row]))
         for row in range(length):
             self.sums[row] = self.sums[row + step] if row + step < length else 0
         self.start = start
 
+    def _put(self, row: int, decided: Masks) -> None:
+        if self.answer.ndim == 1:
+            self.answer = np.zeros((self.length, *decided.shape), np.uint8)
+        self.answer[row] = decided
 
-def _largest(sums: Floats) -> Masks:
+
+def largest(sums: Floats) -> Masks:
     """Return the class (Y, Z) with the largest of the sums (classes, Y, Z), the first in a tie."""
     best, labels = sums[0].copy(), np.zeros(sums.shape[1:], np.uint8)
     for number in range(1, len(sums)):
         np.copyto(labels, number, where=sums[number] > best)
         # unlike a plain comparison, this keeps a NaN in sight
         np.maximum(best, sums[number], out=best)
-    if np.isnan(best).any():
-        raise ShapeError("the model's output is not a number (NaN); its weights or its input are damaged")
+    _refuse_nan(best)
     return labels
+
+
+def positive(sums: Floats) -> Masks:
+    """Return 1 where a sum (regions, Y, Z) is positive, 0 elsewhere."""
+    _refuse_nan(sums)
+    return (sums > 0).astype(np.uint8)
+
+
+def _refuse_nan(sums: Floats) -> None:
+    if np.isnan(sums).any():
+        raise ShapeError("the model's output is not a number (NaN); its weights or its input are damaged")

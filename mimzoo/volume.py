@@ -1,19 +1,15 @@
 """From a scan in a file to what a network sees, and back: one path for training and deployment. No torch."""
 
-import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from mimzoo.errors import ScanError
 from mimzoo.files import free_memory
 from mimzoo.grids import (
-    Array,
     Floats,
     Grid,
     Masks,
@@ -25,14 +21,17 @@ from mimzoo.grids import (
     spaced,
     to_ras,
 )
-from mimzoo.nifti import read_comments, read_voxels, write_voxels
+from mimzoo.masks import LabelMap, RegionMap, read_labels, write_labels
+from mimzoo.nifti import read_voxels
 from mimzoo.recipes import Input, Intensity, Percentile, WindowHU, ZScore
+from mimzoo.regrid import resample_onto, same_grid
 
 __all__ = [
     "Grid",
     "LabelMap",
     "Orientation",
     "Prepared",
+    "RegionMap",
     "Volume",
     "check_pair",
     "from_ras",
@@ -44,14 +43,12 @@ __all__ = [
     "read_scan",
     "resample_labels",
     "resample_linear",
+    "resample_onto",
+    "same_grid",
     "spaced",
     "to_ras",
     "write_labels",
 ]
-
-# The corner voxels of an image and its labels may lie this share of a voxel apart: headers round to float32.
-APART = 0.01
-NAMES = "mimzoo_labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,31 +60,29 @@ class Volume:
     name: str = "the scan"
 
 
-@dataclass(frozen=True, eq=False)
-class LabelMap:
-    """Labels (X, Y, Z) uint8, their grid, the names of the classes (0 is background), and what errors call it."""
-
-    voxels: Masks
-    grid: Grid
-    names: Mapping[int, str] = field(default_factory=dict)
-    name: str = "the label map"
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
-        return np.array(self.voxels, dtype=dtype, copy=copy)
-
-    def save(self, path: Path | str) -> None:
-        """Write the labels and their names to a NIfTI file (see `write_labels`)."""
-        write_labels(path, self)
-
-
-def read_scan(path: Path | str, channels: int = 1) -> Volume:
+def read_scan(path: Path | str | Sequence[Path | str], channels: int = 1) -> Volume:
     """Return the scan in its own grid and orientation, as (channels, X, Y, Z) float32.
 
+    Several paths are one channel each; the first decides the grid, and the others are interpolated linearly on it
+    where theirs is another.
     Raises ScanError, with the path and the reason, for a file that is missing, damaged, not NIfTI or larger than
-    memory, for a wrong number of channels, for voxels that are complex, not finite or all equal, and for a header
-    whose affine cannot be a grid.
+    memory, for a wrong number of channels, for voxels that are complex, not finite or all equal, for a header whose
+    affine cannot be a grid, and for channels that do not overlap.
     """
-    path = Path(path)
+    paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+    if len(paths) == 1:
+        return _read_file(paths[0], channels)
+    if len(paths) != channels:
+        given = ", ".join(map(str, paths))
+        raise ScanError(
+            f"{len(paths)} files ({given}) where {channels} channel(s) are expected; give one file for each"
+        )
+    first, *others = (_read_file(one, 1) for one in paths)
+    voxels = [first.voxels, *(resample_onto(one.voxels, one.grid, first.grid, one.name) for one in others)]
+    return Volume(np.concatenate(voxels), first.grid, first.name)
+
+
+def _read_file(path: Path, channels: int) -> Volume:
     raw, grid = read_voxels(path, channels)
     with np.errstate(over="ignore"):
         voxels = np.ascontiguousarray(raw, np.float32)
@@ -99,41 +94,6 @@ def read_scan(path: Path | str, channels: int = 1) -> Volume:
     return Volume(voxels, grid, str(path))
 
 
-def read_labels(path: Path | str, names: Mapping[int, str] | None = None) -> LabelMap:
-    """Return the label map (X, Y, Z) uint8 of a file, with the names given, or else those stored in the file.
-
-    Raises ScanError as `read_scan` does, and for values that are not whole, not in 0..255, or (with `names`) unnamed.
-    """
-    path = Path(path)
-    raw, grid = read_voxels(path, 1)
-    with np.errstate(invalid="ignore"):
-        voxels = np.ascontiguousarray(raw[0]).astype(np.uint8)
-    if (voxels != raw[0]).any():
-        value = raw[0][voxels != raw[0]][0]
-        raise ScanError(f"{path}: label value {value:g} is not a whole number in 0..255; is this a label map?")
-    unknown = sorted(set(np.unique(voxels).tolist()) - {0, *names}) if names is not None else []
-    if unknown:
-        raise ScanError(f"{path}: label value(s) {unknown[:5]} are not among {[0, *sorted(names or ())]}")
-    return LabelMap(voxels, grid, dict(_stored_names(path) if names is None else names), str(path))
-
-
-def _stored_names(path: Path) -> dict[int, str]:
-    for text in read_comments(path):
-        # other programs' comments are not JSON, or not ours
-        with suppress(ValueError, TypeError, KeyError, AttributeError):
-            return {int(value): str(name) for value, name in json.loads(text)[NAMES].items()}
-    return {}
-
-
-def write_labels(path: Path | str, labels: LabelMap) -> None:
-    """Write labels as NIfTI uint8 in their grid, their names as a JSON comment in the header.
-
-    Raises ScanError when the path is no NIfTI name or cannot be written; then no file is left behind.
-    """
-    comment = json.dumps({NAMES: {str(value): name for value, name in sorted(labels.names.items())}})
-    write_voxels(Path(path), labels.voxels, labels.grid, comment if labels.names else None)
-
-
 def check_pair(scan: Volume, labels: LabelMap) -> None:
     """Check that labels lie on their scan: equal shapes, and corners less than a hundredth of a voxel apart.
 
@@ -141,8 +101,8 @@ def check_pair(scan: Volume, labels: LabelMap) -> None:
     """
     if scan.grid.shape != labels.grid.shape:
         raise ScanError(f"{scan.name} has shape {scan.grid.shape}, but its labels {labels.name} {labels.grid.shape}")
-    apart = scan.grid.distance_mm(labels.grid)
-    if apart > APART * min(scan.grid.spacing_mm):
+    if not same_grid(scan.grid, labels.grid):
+        apart = scan.grid.distance_mm(labels.grid)
         raise ScanError(
             f"{scan.name} and its labels {labels.name} lie up to {apart:.3g} mm apart: their affines differ"
         )
@@ -207,6 +167,10 @@ class Prepared:
         """Return labels (X, Y, Z) of the prepared grid as a label map in the scan's own grid and axis order."""
         voxels = from_ras(resample_labels(labels, self.grid, self.native), self.orientation)
         return LabelMap(np.ascontiguousarray(voxels), self.source, dict(names or {}))
+
+    def restore_regions(self, masks: Mapping[str, Masks]) -> RegionMap:
+        """Return masks (X, Y, Z) of the prepared grid, by region, in the scan's own grid and axis order."""
+        return RegionMap({name: self.restore(mask).voxels for name, mask in masks.items()}, self.source)
 
 
 def prepare(scan: Volume, input: Input) -> Prepared:

@@ -207,7 +207,7 @@ def check_padded(found, whole, start, size, fill):
 
 def test_a_small_stored_case_is_padded_with_its_minimum(tmp_path):
     image, labels = make_pair(0, (10, 30, 7))
-    case = Case("a", save(tmp_path / "a.nii", image), save(tmp_path / "l.nii", labels))
+    case = Case("a", (save(tmp_path / "a.nii", image),), save(tmp_path / "l.nii", labels))
     stored = prepare_dataset(Dataset("a", tmp_path, (case,)), MR, LABELS, tmp_path / "p").cases("training")[0]
     item = CropDataset([stored], (16, 16, 16), 1, 0)[0]
     assert (item["volume"][:, :3] == stored.read()[0].min()).all()

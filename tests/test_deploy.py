@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mimzoo import deploy
+from mimzoo import answers
 from mimzoo.deploy import Metadata, Segmenter, segment_files
+from mimzoo.deploy.metadata import digest
 from mimzoo.errors import DataError, ExportError, MimzooError, ScanError
 from mimzoo.recipes import Input, WindowHU, ZScore
 from mimzoo.volume import Grid, Volume, prepare, read_labels, read_scan
@@ -220,7 +221,7 @@ def respaced():
 def resigned(**changes):
     """Metadata changed and signed anew: only the schema or the graph can tell."""
     content = {**metadata().model_dump(mode="json"), **changes}
-    return {"mimzoo": json.dumps({**content, "sha256": deploy._digest(content)})}
+    return {"mimzoo": json.dumps({**content, "sha256": digest(content)})}
 
 
 REFUSED = {
@@ -372,14 +373,14 @@ def test_a_full_disk_leaves_no_half_written_mask(model, tmp_path, monkeypatch):
 
 def test_memory_that_runs_out_fails_one_scan(model, tmp_path, monkeypatch):
     scans = [save_scan(tmp_path / name, noise()) for name in ("a.nii", "b.nii")]
-    real = deploy.prepare
+    real = answers.prepare
 
     def scarce(volume, block):
         if volume.name.endswith("a.nii"):
             raise MemoryError
         return real(volume, block)
 
-    monkeypatch.setattr(deploy, "prepare", scarce)
+    monkeypatch.setattr(answers, "prepare", scarce)
     done, failures = segment_files(model, scans, tmp_path / "out")
     assert [p.name for p in done] == ["b.nii.gz"]
     assert "out of memory" in failures[0] and "a.nii" in failures[0]

@@ -147,7 +147,7 @@ def test_real_scans(data_root, root, name):
 
 def test_several_channels(tmp_path, root):
     voxels = np.random.default_rng(0).normal(0, 5, (12, 70, 14, 2)).astype(np.float32)
-    case = Case("two", save(tmp_path / "two.nii.gz", voxels))
+    case = Case("two", (save(tmp_path / "two.nii.gz", voxels),))
     input = Input.model_validate({**MR.model_dump(), "channels": ["T1", "T2"]})
     store = prepare_dataset(Dataset("two", tmp_path, unlabelled=(case,)), input, None, root)
     stored = store.cases("unlabelled")[0]
@@ -157,7 +157,7 @@ def test_several_channels(tmp_path, root):
 
 def test_crops_are_parts_of_the_whole(tmp_path, root):
     image, labels = make_pair(1, (90, 70, 33))
-    case = Case("a", save(tmp_path / "a.nii", image), save(tmp_path / "l.nii", labels))
+    case = Case("a", (save(tmp_path / "a.nii", image),), save(tmp_path / "l.nii", labels))
     stored = prepare_dataset(Dataset("a", tmp_path, (case,)), MR, LABELS, root).cases("training")[0]
     whole, masks = stored.read()
     rng = np.random.default_rng(0)
@@ -190,7 +190,7 @@ def test_labels_of_many_classes_and_of_none(tmp_path, root):
     image, _ = make_pair(0, (30, 30, 30))
     many = np.arange(27000, dtype=np.uint8).reshape(30, 30, 30) % 41
     cases = [
-        Case(name, save(tmp_path / f"{name}.nii", image), save(tmp_path / f"{name}_l.nii", labels))
+        Case(name, (save(tmp_path / f"{name}.nii", image),), save(tmp_path / f"{name}_l.nii", labels))
         for name, labels in (("many", many), ("none", np.zeros_like(many)))
     ]
     dataset = Dataset("x", tmp_path, tuple(cases))
@@ -234,7 +234,7 @@ def test_any_name_of_a_data_set_gives_a_folder_below_the_root(root, folder, name
 
 def test_long_case_ids(tmp_path, root):
     path = save(tmp_path / "a.nii", make_pair(0)[0])
-    cases = tuple(Case("ü" * 300 + end, path) for end in "ab")
+    cases = tuple(Case("ü" * 300 + end, (path,)) for end in "ab")
     store = prepare_dataset(Dataset("x", tmp_path, unlabelled=cases), MR, None, root)
     assert [case.id for case in store.cases("unlabelled")] == [case.id for case in cases]
     assert len({case.image for case in store.cases("unlabelled")}) == 2
@@ -374,7 +374,7 @@ def test_many_bad_cases_are_counted_and_the_first_ones_named(tmp_path, root):
 
 def test_real_broken_scans(data_root, root):
     broken, good = data_root / "hippocampus" / "broken", read_dataset(data_root / "hippocampus").training[0]
-    wrong = Case("wrong", good.image, broken / "label_hippocampus_281.nii.gz")
+    wrong = Case("wrong", (good.image,), broken / "label_hippocampus_281.nii.gz")
     with pytest.raises(DataError, match="1 of 2 cases cannot be used:\n  wrong: "):
         prepare_dataset(Dataset("broken", broken, (good, wrong)), MR, {1: "a", 2: "b"}, root)
 

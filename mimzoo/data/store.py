@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 
 from mimzoo.data import arrays
 from mimzoo.data.datasets import SPLITS, Case, Dataset
+from mimzoo.data.reading import pick_channels, read_case, read_truth, scan_files
 from mimzoo.data.records import Record, Source, file_stem, is_whole, read_record, record_path, referenced, source_of
 from mimzoo.errors import DataError, MimzooError, ShapeError, suggest
 from mimzoo.files import replacing
 from mimzoo.recipes import Input
-from mimzoo.volume import Grid, check_pair, prepare, prepare_labels, read_labels, read_scan
+from mimzoo.volume import Grid, prepare, prepare_labels
 
 # Part of the key: raise it when prepared voxels or the files below change, so that older stores are not read.
-FORMAT = 1
+FORMAT = 2
 # Voxels of each class whose coordinates are kept to centre crops on: enough to vary, little to read.
 SAMPLE = 1000
 # How many cases an error names.
@@ -97,6 +98,7 @@ class Store:
 @dataclass(frozen=True)
 class _Plan:
     folder: Path
+    dataset: Dataset
     input: Input
     labels: Mapping[int, str] | None
 
@@ -115,9 +117,10 @@ def prepare_dataset(
     `labels` maps each allowed label value to its name; None leaves label maps unread (pretraining). `progress` is
     called with (done, total, case id) after each case. Several processes may prepare one data set at once.
     Raises DataError that lists the cases that cannot be used with their reasons, once the others are prepared, or says
-    why the store cannot be written.
+    why the store cannot be written or which channel the data set lacks.
     """
-    plan = _Plan(store_folder(root, dataset, input, labels), input, labels)
+    plan = _Plan(store_folder(root, dataset, input, labels), dataset, input, labels)
+    pick_channels(dataset, input)
     chosen = {split: tuple(getattr(dataset, split)) for split in splits}
     cases = [case for split in splits for case in chosen[split]]
     try:
@@ -146,7 +149,8 @@ def store_folder(root: Path, dataset: Dataset, input: Input, labels: Mapping[int
     The data set's own folder counts too, for plain folders are often called alike and number their cases alike.
     """
     table = None if labels is None else {str(value): labels[value] for value in sorted(labels)}
-    parts = [FORMAT, input.key(), table, str(dataset.folder.resolve())]
+    values = {str(value): dataset.values[value] for value in sorted(dataset.values)}
+    parts = [FORMAT, input.key(), table, str(dataset.folder.resolve()), dataset.channels, values]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9_]+", "-", dataset.name).strip("-")[:60] or "data"
     return Path(root).expanduser() / f"{name}-{key[:12]}"
@@ -184,7 +188,8 @@ def _collect(name: str, future: "Future[Record]", records: dict[str, Record], fa
 
 
 def _prepare_case(case: Case, plan: _Plan) -> Record:
-    wanted = [case.image] if plan.labels is None or case.label is None else [case.image, case.label]
+    images = scan_files(case, plan.dataset, plan.input)
+    wanted = images if plan.labels is None or case.label is None else (*images, case.label)
     sources = tuple(source_of(path) for path in wanted)
     record = read_record(plan.folder, case.id)
     if record is not None and record.sources == sources and is_whole(plan.folder, record):
@@ -220,11 +225,10 @@ def _commit(case: Case, plan: _Plan, sources: tuple[Source, ...]) -> Record:
 
 
 def _load(case: Case, plan: _Plan) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None, Grid]:
-    scan = read_scan(case.image, len(plan.input.channels))
+    scan = read_case(case, plan.dataset, plan.input)
     labels = None
     if plan.labels is not None and case.label is not None:
-        truth = read_labels(case.label, plan.labels)
-        check_pair(scan, truth)
+        truth = read_truth(case, scan, plan.labels, plan.dataset.values)
         labels = prepare_labels(truth, plan.input.spacing_mm).voxels
     prepared = prepare(scan, plan.input)
     return prepared.voxels.astype(np.float16), labels, prepared.grid

@@ -1,0 +1,143 @@
+"""Deployed models: a scan in, its answer out, with the preprocessing and the grid that belong to it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mimzoo.answers import Answer, Told, answer
+from mimzoo.deploy.graph import Graph
+from mimzoo.deploy.metadata import Metadata
+from mimzoo.errors import ExportError, ScanError, ShapeError
+from mimzoo.masks import LabelMap, RegionMap
+from mimzoo.recipes import Input, Labels, Size
+from mimzoo.tasks import Kind
+from mimzoo.volume import Volume, read_scan
+
+Scan = str | Path | Sequence[str | Path] | Volume
+
+
+class Deployed:
+    """A model in an ONNX file: the file, or a folder that holds model.onnx; `threads` limits the processor threads.
+
+    Raises ExportError for a file that is missing, damaged, without metadata, of another kind of task, or whose shapes
+    contradict its metadata, and MimzooError when ONNX Runtime is not installed.
+    """
+
+    kinds: tuple[Kind, ...] = ()
+
+    def __init__(self, model: str | Path | Graph, threads: int | None = None) -> None:
+        self.graph = model if isinstance(model, Graph) else Graph(Path(model), threads)
+        found = self.metadata.task.kind
+        if found not in self.kinds:
+            right = next(known.__name__ for known in MODELS if found in known.kinds)
+            raise ExportError(f"{self.path}: this model answers with {found}; open it with mimzoo.deploy.{right}")
+
+    @property
+    def path(self) -> Path:
+        """Return the ONNX file."""
+        return self.graph.path
+
+    @property
+    def metadata(self) -> Metadata:
+        """Return what the file says of itself."""
+        return self.graph.metadata
+
+    @property
+    def card(self) -> str:
+        """Return the name of the card that the model was exported from."""
+        return self.metadata.card
+
+    @property
+    def card_sha256(self) -> str:
+        """Return the sha256 of that card."""
+        return self.metadata.card_sha256
+
+    @property
+    def input(self) -> Input:
+        """Return what the model sees of a scan."""
+        return self.metadata.input
+
+    @property
+    def labels(self) -> Labels:
+        """Return the names of the label values; empty for a model that tells of whole scans."""
+        return self.metadata.labels or {}
+
+    @property
+    def roi(self) -> Size:
+        """Return the window (X, Y, Z) in voxels of the input spacing."""
+        return self.metadata.roi
+
+    @property
+    def overlap(self) -> float:
+        """Return the share by which neighbouring windows overlap."""
+        return self.metadata.overlap
+
+    def read(self, scan: Scan) -> Volume:
+        """Return a scan with the model's channels: one file, or one for each channel in the order of `input`.
+
+        Raises ScanError as `read_scan` does.
+        """
+        if isinstance(scan, Volume):
+            return scan
+        channels, files = self.input.channels, [scan] if isinstance(scan, str | Path) else scan
+        if len(files) not in (1, len(channels)):
+            raise ScanError(
+                f"{', '.join(map(str, files))}: {len(files)} files where the model sees {len(channels)} channel(s); "
+                f"give one file for each of {', '.join(channels)}, in this order"
+            )
+        return read_scan(files, len(channels))
+
+    def __call__(self, scan: Scan) -> Answer:
+        """Return the answer for a scan (NIfTI files, or a Volume), masks in the scan's own grid.
+
+        Raises ScanError when the scan cannot be used, ExportError when the model fails on it.
+        """
+        volume = self.read(scan)
+        try:
+            return answer(self.metadata.task, self.graph.predict, volume, self.input, self.overlap)
+        except ShapeError as error:
+            raise ExportError(f"{self.path}: the model fails on {volume.name}: {error}") from error
+
+
+class Segmenter(Deployed):
+    """A model that gives every voxel one label."""
+
+    kinds = ("labels",)
+
+    def __call__(self, scan: Scan) -> LabelMap:
+        """Return the labels of a scan in the scan's own grid; errors as `Deployed`'s."""
+        labels = super().__call__(scan)
+        assert isinstance(labels, LabelMap)  # as the task's kind says
+        return labels
+
+
+class RegionSegmenter(Deployed):
+    """A model that draws regions which may overlap."""
+
+    kinds = ("regions",)
+
+    def __call__(self, scan: Scan) -> RegionMap:
+        """Return the masks of a scan's regions in the scan's own grid; errors as `Deployed`'s."""
+        regions = super().__call__(scan)
+        assert isinstance(regions, RegionMap)  # as the task's kind says
+        return regions
+
+
+class Predictor(Deployed):
+    """A model that tells of a whole scan: the probability of each class, or a number."""
+
+    kinds = ("classes", "value")
+
+    def __call__(self, scan: Scan) -> Told:
+        """Return the probability of each class, or the number under its name; errors as `Deployed`'s."""
+        told = super().__call__(scan)
+        assert isinstance(told, dict)  # as the task's kind says
+        return told
+
+
+MODELS: tuple[type[Deployed], ...] = (Segmenter, RegionSegmenter, Predictor)
+
+
+def open_model(model: str | Path, threads: int | None = None) -> Deployed:
+    """Return the deployed model of an ONNX file, of whichever kind it is; errors as `Deployed`'s."""
+    graph = Graph(Path(model), threads)
+    return next(known for known in MODELS if graph.metadata.task.kind in known.kinds)(graph)
