@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mimzoo import __version__
+from mimzoo.cli_data import data_app
 from mimzoo.errors import MimzooError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 
 plugin_app = typer.Typer(help="Write plugins.", no_args_is_help=True)
 app.add_typer(plugin_app, name="plugin")
+app.add_typer(data_app, name="data")
 
 # What the `train` extra brings, and deployment does without.
 TRAINING = {"accelerate", "blosc2", "matplotlib", "monai", "onnx", "onnxscript", "scipy", "torch"}
@@ -27,6 +29,7 @@ TRAINING = {"accelerate", "blosc2", "matplotlib", "monai", "onnx", "onnxscript",
 Model = Annotated[str, typer.Argument(help="A model: a bare name, a folder (./run), or hf://org/name@tag.")]
 Data = Annotated[Path, typer.Option("--data", help="A folder with a Decathlon dataset.json, or of scans.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run's folder; by default runs/NAME.")]
+Scans = Annotated[list[str], typer.Argument(help="NIfTI scans; one of several files as flair.nii.gz,t1.nii.gz.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder where it was stopped.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the card: key.path=value.")]
 SaveSeconds = Annotated[float, typer.Option(help="Save the state at least this often.")]
@@ -132,16 +135,33 @@ def finetune(
     start: Annotated[
         str | None, typer.Option("--from", help="Whose encoder weights to begin from; `scratch` for none.")
     ] = None,
+    labelled: Annotated[
+        str | None, typer.Option(help="Train on that many labelled cases, or that share of them if below 1.")
+    ] = None,
+    fold: Annotated[str | None, typer.Option(help="Validate on one of K parts and train on the others: 0/5.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help='A JSON file {"training": [ids], "validation": [ids]}.', dir_okay=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, crops and the choice of few labels.")] = None,
     resume: Resume = False,
     set_: Assignments = None,
     save_seconds: SaveSeconds = 60.0,
 ) -> None:
-    """Train a segmenter on labelled scans, from its card's recipe."""
+    """Train a model for a task, from its card's recipe."""
     from mimzoo.finetune import finetune as run
+    from mimzoo.options import fold_assignment, split_assignment
 
     assignments = list(set_ or [])
     if start is not None:
         assignments.append(f"finetuning.start={'null' if start == 'scratch' else start}")
+    if labelled is not None:
+        assignments.append(f"finetuning.labelled={labelled}")
+    if fold is not None:
+        assignments.append(fold_assignment(fold))
+    if split is not None:
+        assignments.append(split_assignment(split))
+    if seed is not None:
+        assignments.append(f"finetuning.seed={seed}")
     _train(run, model, data, out, resume, assignments, save_seconds)
 
 
@@ -168,19 +188,34 @@ def _train(
 
 @app.command()
 def evaluate(
-    model: Model,
+    models: Annotated[list[str], typer.Argument(help="A model, or the runs of all folds with --folds.")],
     data: Data,
     split: Annotated[str, typer.Option(help="Which cases: training or validation.")] = "validation",
+    against: Annotated[str | None, typer.Option(help="Another model, to compare with case by case.")] = None,
+    folds: Annotated[bool, typer.Option("--folds", help="Pool the validation parts of all folds.")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the report goes; by default the run.")] = None,
 ) -> None:
-    """Measure a segmenter: Dice, HD95 and surface Dice per class, in each scan's own grid."""
-    from mimzoo.evaluate import evaluate as run
-    from mimzoo.evaluate import scores_table
+    """Measure a model: masks in each scan's own grid, classes, or values; each with its 95 % interval over cases."""
+    from mimzoo import evaluate as run
+    from mimzoo.scoreboard import paired_table, scores_table
+    from mimzoo.scoring import summary_values
 
+    if len(models) > 1 and not folds:
+        raise MimzooError("several models are given; add --folds to pool them, or compare two with --against")
     with _cases_progress("evaluate") as progress:
-        result, folder = run(model, data, split=split, out=out, progress=progress)
+        if against is not None:
+            where = out or Path("runs") / "comparison"
+            found, folder = run.compare(models[0], against, data, split=split, out=where, progress=progress)
+            _print(paired_table(found, models[0], against))
+            print(f"{models[0]} against {against}: {folder / 'comparison.json'}")
+            return
+        if folds:
+            result, folder = run.evaluate_folds(models, data, out or Path("runs") / "folds", progress)
+        else:
+            result, folder = run.evaluate(models[0], data, split=split, out=out, progress=progress)
     _print(scores_table(result))
-    print(f"{result.model}: mean Dice {result.summary.dice:.4f}; {folder / 'metrics.json'}, {folder / 'overlays.png'}")
+    name, value = next(iter(summary_values(result.summary).items()))
+    print(f"{result.model}: {name.replace('_', ' ')} {value:.4f}; see {folder / 'metrics.json'}")
 
 
 @app.command()
@@ -191,7 +226,7 @@ def export(
     ] = None,
     scan: Annotated[Path | None, typer.Option(help="A real scan on which the graph must agree with the model.")] = None,
 ) -> None:
-    """Export a segmenter as one ONNX file that holds all deployment needs, checked against the model."""
+    """Export a model as one ONNX file that holds all deployment needs, checked against the original."""
     from mimzoo.export import export as run
 
     path, parities = run(model, out, scan)
@@ -203,7 +238,7 @@ def export(
 @app.command()
 def segment(
     model: Annotated[str, typer.Argument(help="An ONNX file, a folder with model.onnx, or a model's name.")],
-    scans: Annotated[list[Path], typer.Argument(help="NIfTI scans.")],
+    scans: Scans,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the masks, <scan>.nii.gz each.")],
     threads: Annotated[int | None, typer.Option(help="Processor threads; by default all.")] = None,
 ) -> None:
@@ -217,6 +252,59 @@ def segment(
     print(f"{len(done)} of {len(scans)} masks in {out}")
     if failures:
         raise SystemExit(1)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="An ONNX file, a folder with model.onnx, or a model's name.")],
+    scans: Scans,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The table, a CSV.")] = Path("predictions.csv"),
+    threads: Annotated[int | None, typer.Option(help="Processor threads; by default all.")] = None,
+) -> None:
+    """Tell the class or value of whole scans, with ONNX Runtime alone; a scan that fails does not stop the others."""
+    from mimzoo.deploy import predict_files, write_table
+
+    with _cases_progress("predict") as progress:
+        found, failures = predict_files(_onnx_of(model), scans, progress, threads)
+    write_table(out, found)
+    for failure in failures:
+        print(f"mimzoo: {failure}", file=sys.stderr)
+    for scan, told in found.items():
+        print(f"{scan}: {', '.join(f'{name} {value:.3f}' for name, value in told.items())}")
+    print(f"{len(found)} of {len(scans)} scans in {out}")
+    if failures:
+        raise SystemExit(1)
+
+
+@app.command()
+def embed(
+    model: Model,
+    scans: Scans,
+    out: Annotated[Path, typer.Option("-o", "--out", help="A safetensors file, a vector for each scan.")],
+) -> None:
+    """Write what an encoder makes of scans: one vector for each, the mean over its coarsest map."""
+    from mimzoo.embed import embed as run
+
+    with _cases_progress("embed") as progress:
+        width = run(model, scans, out, progress)
+    print(f"{out}: {len(scans)} vectors of {width} numbers")
+
+
+@app.command()
+def probe(
+    model: Model,
+    data: Data,
+    column: Annotated[str | None, typer.Option(help="The column of the table to tell; by default the labels.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where probe.json goes; by default runs/.")] = None,
+) -> None:
+    """Measure frozen features: how well a linear classifier and nearest neighbours tell classes from them."""
+    from mimzoo.probe import probe as run
+    from mimzoo.probe import probe_table
+
+    with _cases_progress("probe") as progress:
+        result, path = run(model, data, column, out, progress)
+    _print(probe_table(result))
+    print(f"{result.model} on {result.data}: see {path}")
 
 
 def _onnx_of(model: str) -> Path:

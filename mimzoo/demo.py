@@ -21,6 +21,7 @@ from mimzoo.phantoms import write_phantoms
 from mimzoo.pretrain import prepare_scans, pretrain, reconstruct_example
 from mimzoo.recipes import Input, ZScore
 from mimzoo.reconstruct import load_objective
+from mimzoo.scoring import summary_values
 from mimzoo.volume import LabelMap, read_labels, read_scan, to_ras
 
 ENCODER, SEGMENTER = "vit-mae-phantom", "vit-mae-phantom-seg"
@@ -139,7 +140,7 @@ def fine_tuned_dice(card: Card, data: Path, out: Path, start: str, progress: Any
     recipe = card.block.finetuning.model_copy(update={"start": origin})
     finetune(update_card(card, finetuning=recipe), data, out / start, progress=progress)
     result, _ = evaluate(out / start, data, progress=progress)
-    return result.summary.dice
+    return summary_values(result.summary)["dice"]
 
 
 def draw_picture(out: Path, data: Path, case: Case, mask: LabelMap, dice: dict[str, float]) -> Path:

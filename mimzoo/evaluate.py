@@ -1,151 +1,168 @@
-"""Segmentation metrics of a model on a data set, in each scan's own grid: `mimzoo evaluate RUN --data DIR`."""
+"""How well a model does on a data set: `mimzoo evaluate RUN --data DIR`, by folds and against another run."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from rich.table import Table
-from torch import nn
+from typing import Any
 
 from mimzoo.cards import Card, Metric, is_folder_reference, update_card, write_card
-from mimzoo.data.datasets import Case, read_dataset
 from mimzoo.errors import CardError
 from mimzoo.figures import draw_overlays
 from mimzoo.files import replacing
 from mimzoo.hub import find_model
-from mimzoo.metrics import Scores, Summary, score_case, summarise
+from mimzoo.inference import answer_with
+from mimzoo.masks import LabelMap
+from mimzoo.metrics import Paired, compare_paired
 from mimzoo.models import load
-from mimzoo.sliding import slide
-from mimzoo.volume import LabelMap, Volume, check_pair, prepare, read_labels, read_scan
+from mimzoo.protocols import recipe_of, task_dataset
+from mimzoo.scoring import Result, Row, Scored, answer_cases, case_values, score_row, summarise_cases, summary_values
+from mimzoo.tasks import Task
+from mimzoo.volume import Volume
 
-SURFACE_TOLERANCE_MM = 1.0
 OVERLAYS = 6
-Segment = Callable[[Volume], LabelMap]
-
-
-class Row(NamedTuple):
-    """A case's scan with its truth and prediction, all in the scan's own grid."""
-
-    name: str
-    scan: Volume
-    truth: LabelMap
-    prediction: LabelMap
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by case and class with their summary, and the protocol that produced them."""
+    """What was found for each case, its summary, and the protocol that produced it."""
 
     model: str
     data: str
     split: str
     protocol: str
-    cases: dict[str, dict[str, Scores | None]]
-    summary: Summary
+    cases: Mapping[str, Scored]
+    summary: Result
 
 
 def evaluate(
     reference: str | Path, data: Path, *, split: str = "validation", out: Path | None = None, progress: Any = None
 ) -> tuple[Evaluation, Path]:
-    """Return the scores of a segmenter on a split of `data`, and the folder of metrics.json and overlays.png.
+    """Return how well a model does on a split of `data`, and the folder of metrics.json (and overlays.png of masks).
 
-    They go to `out`, by default the model's own folder, whose card then quotes the means.
-    Raises CardError when the model is no segmenter, DataError when the split is not there.
+    They go to `out`, by default the model's own folder, whose card then quotes the means. The data set is split as
+    the card's recipe says.
+    Raises CardError when the model has no task, DataError when the data do not serve it or the split is not there.
     """
     card = find_model(reference)
-    if card.block.finetuning is None or card.block.labels is None:
-        raise CardError(f"{card.name} is an encoder without labels; evaluate a segmenter, see `mimzoo list`")
-    segment, dataset = segment_with(load(reference), card), read_dataset(data)
-    cases = dataset.cases(split)
-    scored: dict[str, dict[str, Scores | None]] = {}
+    answering = answer_with(load(reference), card)
+    dataset = task_dataset(card, data)
+    cases, task, scoring = dataset.cases(split), card.block.task, recipe_of(card).scoring
+    scored: dict[str, Scored] = {}
     shown: list[Row] = []
-    for row in segment_cases(segment, cases, card, progress):
-        scored[row.name] = _score(row, card, distances=True)
+    for row in answer_cases(answering, cases, dataset, card, progress):
+        scored[row.name] = score_row(row, task, scoring)
         shown = [*shown, row][:OVERLAYS]
-    used = "selected" if split == "validation" else "trained"
-    protocol = (
-        f"{split} split, n={len(cases)}, scan's own grid, background excluded, the weights were {used} on these cases"
-    )
-    result = Evaluation(card.name, dataset.name, split, protocol, scored, summarise(scored))
-    folder = out or (Path(reference) if is_folder_reference(reference) else Path("runs") / card.name)
+    protocol = _protocol(card, split, len(cases))
+    result = Evaluation(card.name, dataset.name, split, protocol, scored, summarise_cases(scored, task))
+    folder = out or default_folder(reference, card)
     folder.mkdir(parents=True, exist_ok=True)
     write_report(result, folder)
-    draw_overlays(folder / "overlays.png", shown, card.block.labels)
+    draw_rows(folder / "overlays.png", shown, task)
     if out is None and is_folder_reference(reference):
         quote_metrics(card, result, folder)
     return result, folder
 
 
-def segment_with(model: nn.Module, card: Card) -> Segment:
-    """Return the function from a scan to its label map, by the preparation and sliding window of deployment."""
-    block = card.block
-    if block.finetuning is None or block.labels is None:
-        raise CardError(f"{card.name} is no segmenter: its card has no fine-tuning recipe or no labels")
-    overlap, labels = block.finetuning.overlap, block.labels
-    predict = numpy_predictor(model)
-
-    def segment(scan: Volume) -> LabelMap:
-        prepared = prepare(scan, block.input)
-        voxels = slide(predict, prepared.voxels, block.input.crop, overlap, 1 + len(labels))
-        return prepared.restore(voxels, labels)
-
-    return segment
+def default_folder(reference: str | Path, card: Card) -> Path:
+    """Return where a report goes when nobody says: the model's own folder, or one below runs/."""
+    return Path(reference) if is_folder_reference(reference) else Path("runs") / card.name
 
 
-def numpy_predictor(model: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Return the model as a function from windows (B, C, *roi) to logits (B, K, *roi) in numpy."""
-    device = next(model.parameters()).device
-
-    @torch.inference_mode()
-    def predict(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: torch.Tensor = model(torch.from_numpy(windows).to(device))
-        return logits.float().cpu().numpy()
-
-    return predict
+def _protocol(card: Card, split: str, count: int) -> str:
+    recipe, task = recipe_of(card), card.block.task
+    used = "selected" if split == "validation" else "trained"
+    part = f"fold {recipe.fold.fold} of {recipe.fold.folds}" if recipe.fold else f"{split} split"
+    where = "" if task.of_scan else "scan's own grid, background excluded, "
+    return f"{part}, n={count}, {where}the weights were {used} on these cases"
 
 
-def score_cases(
-    segment: Segment, cases: Iterable[Case], card: Card, progress: Any = None, distances: bool = True
-) -> Iterator[tuple[str, dict[str, Scores | None]]]:
-    """Yield each case's id with its scores by class name."""
-    for row in segment_cases(segment, cases, card, progress):
-        yield row.name, _score(row, card, distances)
+def draw_rows(path: Path, rows: Sequence[Row], task: Task) -> None:
+    """Write a picture of the cases: label maps as they are, regions as the finest region at each voxel.
+
+    Nothing is drawn of what is told of whole scans.
+    """
+    shown = [(row.name, row.scan, _flat(row.truth, row.scan), _flat(row.answer, row.scan)) for row in rows]
+    drawn = [(name, scan, truth, found) for name, scan, truth, found in shown if found is not None]
+    if drawn:
+        draw_overlays(path, drawn, task.labels if task.kind == "labels" else dict(enumerate(task.outputs, 1)))
 
 
-def segment_cases(segment: Segment, cases: Iterable[Case], card: Card, progress: Any = None) -> Iterator[Row]:
-    """Yield each case's scan, truth and prediction, all in the scan's own grid."""
-    known = list(cases)
-    for done, case in enumerate(known, 1):
-        scan = read_scan(case.image, len(card.block.input.channels))
-        truth = read_labels(_label_of(case), card.block.labels)
-        check_pair(scan, truth)
-        yield Row(case.id, scan, truth, segment(scan))
-        if progress is not None:
-            progress(done, len(known), case.id)
+def _flat(found: Any, scan: Volume) -> LabelMap | None:
+    """Return a label map to be drawn: of overlapping regions, the later ones lie on top."""
+    if isinstance(found, LabelMap) or not hasattr(found, "masks"):
+        return found if isinstance(found, LabelMap) else None
+    flat = next(iter(found.masks.values())).copy()
+    for number, mask in enumerate(found.masks.values(), 1):
+        flat[mask != 0] = number
+    return LabelMap(flat, scan.grid)
 
 
-def _score(row: Row, card: Card, distances: bool) -> dict[str, Scores | None]:
-    tolerance = SURFACE_TOLERANCE_MM if distances else None
-    spacing = row.truth.grid.spacing_mm
-    return score_case(row.prediction.voxels, row.truth.voxels, spacing, card.block.labels or {}, tolerance)
+def evaluate_folds(
+    references: Sequence[str | Path], data: Path, out: Path, progress: Any = None
+) -> tuple[Evaluation, Path]:
+    """Return the figures over the validation parts of all folds together: each case is judged by its own fold's run.
+
+    Raises CardError unless the runs are all folds of one recipe, each once; errors as `evaluate`.
+    """
+    cards = [find_model(reference) for reference in references]
+    _check_folds(cards)
+    scored: dict[str, Scored] = {}
+    for reference, card in zip(references, cards, strict=True):
+        result, _ = evaluate(reference, data, out=out / f"fold-{_fold(card)}", progress=progress)
+        scored.update(result.cases)
+    protocol = f"all {len(cards)} folds pooled, n={len(scored)}, each case by the run that was not trained on it"
+    pooled = Evaluation(
+        cards[0].name, result.data, "folds", protocol, scored, summarise_cases(scored, cards[0].block.task)
+    )
+    write_report(pooled, out)
+    return pooled, out
 
 
-def _label_of(case: Case) -> Path:
-    if case.label is None:
-        raise CardError(f"case {case.id} has no label file to be scored against; name a labelled split")
-    return case.label
+def _fold(card: Card) -> int:
+    fold = recipe_of(card).fold
+    if fold is None:
+        raise CardError(f"{card.name} ({card.folder}) is no fold; train folds with: mimzoo finetune NAME --fold 0/5")
+    return fold.fold
 
 
-def dice_of_cases(segment: Segment, cases: Iterable[Case], card: Card) -> dict[str, float]:
-    """Return the mean foreground Dice over the cases, then each class's mean: what training selects on."""
-    summary = summarise(dict(score_cases(segment, cases, card, distances=False)))
-    classes = {f"dice {name}": found.dice for name, found in summary.classes.items() if found.dice is not None}
-    return {"dice": summary.dice, **classes}
+def _check_folds(cards: Sequence[Card]) -> None:
+    found = sorted(_fold(card) for card in cards)
+    recipes = [recipe_of(card) for card in cards]
+    alike = {update_card(card, finetuning=_unfolded(card)).sha256() for card in cards}
+    if len(alike) > 1:
+        raise CardError("these runs follow different recipes, so that their folds cannot be pooled; name runs of one")
+    folds = recipes[0].fold.folds if recipes[0].fold else 0
+    if found != list(range(folds)):
+        raise CardError(f"the folds 0 to {folds - 1} are needed, each once, but these runs are the folds {found}")
+
+
+def _unfolded(card: Card) -> Any:
+    fold = recipe_of(card).fold
+    assert fold is not None  # checked by _fold
+    return recipe_of(card).model_copy(update={"fold": fold.model_copy(update={"fold": 0})})
+
+
+def compare(
+    first: str | Path, second: str | Path, data: Path, *, split: str = "validation", out: Path, progress: Any = None
+) -> tuple[Paired, Path]:
+    """Return two models held against each other case by case on a split of `data`, and the folder of the reports.
+
+    What is compared for each case says `scoring.case_values`. Raises CardError for models of different tasks.
+    """
+    cards = [find_model(first), find_model(second)]
+    if cards[0].block.task != cards[1].block.task:
+        raise CardError(f"{cards[0].name} and {cards[1].name} have different tasks; compare models of one task")
+    values = []
+    for number, reference in enumerate((first, second), 1):
+        result, _ = evaluate(
+            reference, data, split=split, out=out / f"{number}-{cards[number - 1].name}", progress=progress
+        )
+        values.append(case_values(result.cases, cards[0].block.task))
+    found = compare_paired(*values)
+    with replacing(out / "comparison.json") as temporary:
+        temporary.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    return found, out
 
 
 def write_report(result: Evaluation, folder: Path) -> None:
@@ -154,37 +171,11 @@ def write_report(result: Evaluation, folder: Path) -> None:
         temporary.write_text(json.dumps(asdict(result), indent=1) + "\n")
 
 
-def scores_table(result: Evaluation) -> Table:
-    """Return the summary as a table, one row per class."""
-    table = Table("class", "Dice", "HD95 (mm)", "surface Dice", "cases", "absent", title=result.protocol)
-    for name, found in result.summary.classes.items():
-        figures = [
-            (found.dice, found.dice_std),
-            (found.hd95_mm, found.hd95_mm_std),
-            (found.surface_dice, found.surface_dice_std),
-        ]
-        table.add_row(name, *(_spread(*pair) for pair in figures), str(found.n), str(found.n_absent))
-    means = (result.summary.dice, result.summary.hd95_mm, result.summary.surface_dice)
-    table.add_row("mean", *(_spread(mean, None) for mean in means), "", "", style="bold")
-    return table
-
-
-def _spread(mean: float | None, deviation: float | None) -> str:
-    shown = "-" if mean is None else f"{mean:.3f}"
-    return shown if deviation is None else f"{shown} ± {deviation:.3f}"
-
-
 def quote_metrics(card: Card, result: Evaluation, folder: Path) -> None:
     """Write the means into the card in `folder`, in place of what it said of the same data and protocol."""
     kept = [metric for metric in card.block.metrics if (metric.data, metric.protocol) != (result.data, result.protocol)]
-    named = {
-        "dice": result.summary.dice,
-        "hd95_mm": result.summary.hd95_mm,
-        "surface_dice": result.summary.surface_dice,
-    }
     fresh = [
         Metric(name=name, value=round(value, 4), data=result.data, protocol=result.protocol)
-        for name, value in named.items()
-        if value is not None
+        for name, value in summary_values(result.summary).items()
     ]
     write_card(update_card(card, metrics=[metric.model_dump() for metric in (*kept, *fresh)]), folder)

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mimzoo.cards import Artefact, Card, is_folder_reference, update_card, write_card
-from mimzoo.deploy import Metadata
+from mimzoo.deploy import Metadata, Scan
 from mimzoo.errors import CardError, ExportError
 from mimzoo.files import replacing
 from mimzoo.hub import find_model
 from mimzoo.models import load
 from mimzoo.phantoms import make_phantom
-from mimzoo.sliding import slide
+from mimzoo.recipes import Size
+from mimzoo.sliding import slide, slide_regions, slide_scan
+from mimzoo.tasks import Task
 from mimzoo.volume import Grid, Volume, prepare, read_scan
 
 OPSET = 20
@@ -34,25 +36,29 @@ Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Parity:
-    """How an exported graph agrees with the float64 original on one volume."""
+    """How an exported graph agrees with the float64 original on one volume.
+
+    `differing` counts the voxels, or the windows of a model that tells of whole scans, that are answered otherwise
+    although the original leaves a clear margin; `lowest_dice` is None where no masks are drawn.
+    """
 
     volume: str
     largest_difference: float
-    lowest_dice: float
-    clear_voxels_differing: int
+    lowest_dice: float | None
+    differing: int
 
     def holds(self) -> bool:
-        """Return whether every class agrees and no voxel with a clear margin differs."""
-        return self.lowest_dice >= DICE_AT_LEAST and self.clear_voxels_differing == 0
+        """Return whether every mask agrees and nothing with a clear margin is answered otherwise."""
+        return (self.lowest_dice is None or self.lowest_dice >= DICE_AT_LEAST) and self.differing == 0
 
     def __str__(self) -> str:
-        return (
-            f"{self.volume}: logits differ by at most {self.largest_difference:.1e}, lowest Dice "
-            f"{self.lowest_dice:.5f}, {self.clear_voxels_differing} clear voxels differ"
-        )
+        said = f"{self.volume}: outputs differ by at most {self.largest_difference:.1e}"
+        if self.lowest_dice is None:
+            return f"{said}, {self.differing} clear windows differ"
+        return f"{said}, lowest Dice {self.lowest_dice:.5f}, {self.differing} clear voxels differ"
 
 
-def export(reference: str | Path, out: Path | None = None, scan: Path | None = None) -> tuple[Path, list[Parity]]:
+def export(reference: str | Path, out: Path | None = None, scan: Scan | None = None) -> tuple[Path, list[Parity]]:
     """Return the path of the ONNX file and how it agrees with torch on a CT-like phantom and on `scan`.
 
     The graph has a fixed roi (the card's crop) and a free batch; its metadata holds input, labels, overlap and card.
@@ -60,7 +66,7 @@ def export(reference: str | Path, out: Path | None = None, scan: Path | None = N
     """
     card = find_model(reference)
     if card.block.finetuning is None:
-        raise CardError(f"{card.name} is an encoder; export a segmenter, see `mimzoo list`")
+        raise CardError(f"{card.name} is an encoder; export a model with a task, see `mimzoo list`")
     model = load(reference)
     path = out or default_path(reference, card)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +90,7 @@ def default_path(reference: str | Path, card: Card) -> Path:
 
 
 def onnx_bytes(model: nn.Module, card: Card) -> bytes:
-    """Return the serialised graph of a segmenter, checked, with its metadata."""
+    """Return the serialised graph of a model with a task, checked, with its metadata."""
     block = card.block
     sample = torch.zeros(2, len(block.input.channels), *block.input.crop)
     with warnings.catch_warnings(), _quiet_exporter():
@@ -129,26 +135,29 @@ class Quiet:
 def metadata(card: Card) -> Metadata:
     """Return what deployment needs to know of a card."""
     block = card.block
-    assert block.finetuning is not None and block.labels is not None  # a segmenter's card, checked by export
+    assert block.finetuning is not None  # checked by export
     return Metadata(
         format=1,
         card=card.name,
         card_sha256=card.sha256(),
         input=block.input,
         labels=block.labels,
+        regions=block.regions,
+        target=block.target,
         roi=block.input.crop,
         overlap=block.finetuning.overlap,
     )
 
 
-def compare(model: nn.Module, content: bytes, card: Card, scan: Path | None) -> Iterator[Parity]:
+def compare(model: nn.Module, content: bytes, card: Card, scan: Scan | None) -> Iterator[Parity]:
     """Yield the agreement of graph and float64 model on a CT-like phantom with constant air, and on a real scan."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     exported = lambda windows: session.run(None, {"volume": windows})[0]  # noqa: E731
     exact = _exact_predictor(model)
     volumes = {"CT-like phantom": phantom_for(card)}
     if scan is not None:
-        volumes[scan.name] = read_scan(scan, len(card.block.input.channels))
+        read = scan if isinstance(scan, Volume) else read_scan(scan, len(card.block.input.channels))
+        volumes[Path(read.name).name] = read
     for name, volume in volumes.items():
         yield parity(name, exported, exact, middle(prepare(volume, card.block.input).voxels, card), card)
 
@@ -179,38 +188,53 @@ def _exact_predictor(model: nn.Module) -> Predict:
 
 
 def parity(name: str, exported: Predict, exact: Predict, voxels: NDArray[np.float32], card: Card) -> Parity:
-    """Return how two predictors agree: their logits window by window, their label maps over the whole volume."""
-    roi, classes = card.block.input.crop, 1 + len(card.block.labels or {})
+    """Return how two predictors agree: their outputs window by window, and their masks over the whole volume."""
+    roi, task = card.block.input.crop, card.block.task
+    overlap = card.block.finetuning.overlap if card.block.finetuning else 0.5
     differences, unclear = [], []
 
     def both(windows: NDArray[np.float32]) -> NDArray[np.float32]:
         ours, theirs = exported(windows), exact(windows)
         differences.append(float(np.abs(ours - theirs).max()))
-        unclear.append(clear_disagreements(ours, theirs))
+        unclear.append(clear_disagreements(ours, theirs, task))
         return theirs.astype(np.float32)
 
-    overlap = card.block.finetuning.overlap if card.block.finetuning else 0.5
-    truth = slide(both, voxels, roi, overlap, classes)
-    labels = slide(exported, voxels, roi, overlap, classes)
-    return Parity(name, max(differences), lowest_dice(labels, truth, classes), sum(unclear))
+    if task.of_scan:
+        slide_scan(both, voxels, roi, overlap)
+        return Parity(name, max(differences), None, sum(unclear))
+    masks = [_masks(predict, voxels, roi, overlap, task) for predict in (exported, both)]
+    lowest = min(dice(ours, theirs) for ours, theirs in zip(*masks, strict=True))
+    return Parity(name, max(differences), lowest, sum(unclear))
 
 
-def clear_disagreements(ours: NDArray[np.float32], exact: NDArray[np.float32]) -> int:
-    """Return how many voxels take another class although the exact logits leave a clear margin.
+def _masks(
+    predict: Predict, voxels: NDArray[np.float32], roi: Size, overlap: float, task: Task
+) -> list[NDArray[np.bool_]]:
+    """Return a mask (X, Y, Z) for each output, the background included."""
+    count = len(task.outputs)
+    if task.kind == "regions":
+        return [mask != 0 for mask in slide_regions(predict, voxels, roi, overlap, count)]
+    labels = slide(predict, voxels, roi, overlap, count)
+    return [labels == value for value in range(count)]
 
-    Clear means: the best two differ by more than 5 % of the standard deviation of all logits of the window.
+
+def clear_disagreements(ours: NDArray[np.float32], exact: NDArray[np.float32], task: Task) -> int:
+    """Return how many answers differ although the exact outputs (B, K, ...) leave a clear margin.
+
+    Clear means, for classes, that the best two differ by more than 5 % of the standard deviation of all outputs; for
+    regions, that the logit is that far from 0. A value differs where it is off by more than 5 % of its magnitude.
     """
+    if task.kind == "value":
+        return int((np.abs(ours - exact) > CLEAR_MARGIN * np.abs(exact)).sum())
+    least = CLEAR_MARGIN * exact.std()
+    if task.kind == "regions":
+        return int(((np.abs(exact) > least) & ((ours > 0) != (exact > 0))).sum())
     ranked = np.sort(exact, axis=1)
-    clear = ranked[:, -1] - ranked[:, -2] > CLEAR_MARGIN * exact.std()
+    clear = ranked[:, -1] - ranked[:, -2] > least
     return int((clear & (ours.argmax(1) != exact.argmax(1))).sum())
 
 
-def lowest_dice(labels: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> float:
-    """Return the Dice of the class that agrees least, background included; classes in neither map count as 1."""
-
-    def dice(value: int) -> float:
-        ours, theirs = labels == value, truth == value
-        total = int(ours.sum()) + int(theirs.sum())
-        return 2 * int((ours & theirs).sum()) / total if total else 1.0
-
-    return min(dice(value) for value in range(classes))
+def dice(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
+    """Return the Dice of two masks; 1 where both are empty."""
+    total = int(ours.sum()) + int(theirs.sum())
+    return 2 * int((ours & theirs).sum()) / total if total else 1.0

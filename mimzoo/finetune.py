@@ -1,53 +1,60 @@
-"""A segmenter from a card's recipe: `mimzoo finetune NAME --data DIR`."""
+"""A model for a card's task from its recipe: `mimzoo finetune NAME --data DIR`."""
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.losses import DiceCELoss
-from torch import Tensor, nn
+from torch import nn
 
 from mimzoo.cards import Card, mimzoo_home
 from mimzoo.data.augment import build_augmentation
 from mimzoo.data.crops import CropDataset
-from mimzoo.data.datasets import Dataset, few_labels, read_dataset
+from mimzoo.data.datasets import Dataset
 from mimzoo.data.store import Store, prepare_dataset
-from mimzoo.errors import CardError, DataError, ShapeError
-from mimzoo.evaluate import dice_of_cases, segment_with
+from mimzoo.errors import ShapeError
 from mimzoo.figures import draw_curves
 from mimzoo.hub import find_model
-from mimzoo.models import SegmentationModel, build_encoder, build_head, load
-from mimzoo.recipes import Finetuning
+from mimzoo.inference import answer_with
+from mimzoo.losses import task_loss
+from mimzoo.metrics import Summary
+from mimzoo.models import Scaled, TaskModel, build_model, load
+from mimzoo.protocols import recipe_of, training_dataset, truths
+from mimzoo.recipes import Scoring
 from mimzoo.runs import begin_run, keep_weights
+from mimzoo.scoring import answer_cases, case_values, score_row, summarise_cases, summary_values
 from mimzoo.training import Job, best_weights, parameter_groups, train
 from mimzoo.weights import load_state
+
+LEAST_PROBABILITY = 1e-7
 
 
 def finetune(
     card: Card, data: Path, folder: Path, *, resume: bool = False, save_seconds: float = 60.0, progress: Any = None
 ) -> Card:
-    """Return the card of the finished run in `folder`: the weights with the best mean Dice on the validation cases.
+    """Return the card of the finished run in `folder`: the weights that did best on the validation cases.
 
-    Raises CardError for a card without a fine-tuning recipe; DataError when the data set's labels are not the card's
-    or it has no validation cases to select on.
+    Best is the highest mean Dice of masks, the least cross-entropy of classes, the least mean error of a value.
+    Raises CardError for a card without a fine-tuning recipe; DataError when the data set does not serve the task, or
+    has no validation cases to select on.
     """
-    recipe = _recipe(card)
-    dataset = labelled_dataset(card, data)
+    recipe = recipe_of(card)
+    dataset = training_dataset(card, data)
     # What does not fit together is said before scans are prepared.
-    model = make_segmenter(card)
+    model = make_model(card, dataset)
     store = prepare_dataset(dataset, card.block.input, card.block.labels, mimzoo_home() / "prepared", progress)
     run = begin_run(card, folder, resume, "finetune")
+    task = card.block.task
     job = Job(
         folder=folder,
         schedule=recipe,
         model=model,
         groups=parameter_groups(model, recipe.optimiser, layer_scale(model, recipe.optimiser.layer_decay)),
         data=training_crops(store, run),
-        loss_of=segmentation_loss(),
+        loss_of=task_loss(task, truths(dataset, task)),
         validate=validation(run, dataset),
-        higher_is_better=True,
+        higher_is_better=not task.of_scan,
         title=f"finetune {card.name}",
         save_seconds=save_seconds,
     )
@@ -56,45 +63,23 @@ def finetune(
     return keep_weights(run, folder, {"weights": best_weights(folder)})
 
 
-def _recipe(card: Card) -> Finetuning:
-    if card.block.finetuning is None:
-        raise CardError(
-            f"card {card.name} has no fine-tuning recipe; name a segmenter's card, such as {card.name}-seg, "
-            "see `mimzoo list`"
-        )
-    return card.block.finetuning
-
-
-def labelled_dataset(card: Card, data: Path) -> Dataset:
-    """Return the data set reduced to its labelled cases, as few for training as the recipe says.
-
-    Raises DataError when its label table differs from the card's, or when it has nothing to train or select on.
-    """
-    dataset, labels, recipe = read_dataset(data), dict(card.block.labels or {}), _recipe(card)
-    if dataset.labels and dataset.labels != labels:
-        raise DataError(
-            f"{data} labels {dataset.labels}, card {card.name} labels {labels}; "
-            "name a card with these labels, or set them with --set 'labels={1: name, ...}'"
-        )
-    if not dataset.training or not dataset.validation:
-        missing = "training" if not dataset.training else "validation"
-        raise DataError(f"{data} has no labelled {missing} cases; list them under {missing!r} in its dataset.json")
-    chosen = few_labels(dataset, recipe.labelled, recipe.seed) if recipe.labelled else dataset
-    return replace(chosen, unlabelled=(), labels=labels)
-
-
-def make_segmenter(card: Card) -> SegmentationModel:
+def make_model(card: Card, dataset: Dataset) -> TaskModel:
     """Return the card's encoder and head: the encoder from the `start` weights, the rest fresh under the seed.
 
-    Raises ShapeError when the start's encoder is not the card's.
+    The outputs of a regressor are scaled to the mean and spread of the data set's training cases.
+    Raises ShapeError when the start's encoder is not the card's, or a part does not suit the task.
     """
-    block, recipe = card.block, _recipe(card)
+    recipe, task = recipe_of(card), card.block.task
     torch.manual_seed(recipe.seed)
-    encoder = build_encoder(block.encoder, len(block.input.channels), block.input.crop)
-    head = build_head(recipe.head, encoder, len(block.input.channels), 1 + len(block.labels or {}))
+    model = build_model(card.block)
     if recipe.start is not None:
-        start_from(encoder, card, recipe.start)
-    return SegmentationModel(encoder, head)
+        start_from(model.encoder, card, recipe.start)
+    if isinstance(model.head, Scaled):
+        known = truths(dataset, task)
+        values = torch.tensor([known[case.id] for case in dataset.training], dtype=torch.float64)
+        model.head.shift.copy_(values.mean())
+        model.head.scale.copy_(values.std())
+    return model
 
 
 def start_from(encoder: nn.Module, card: Card, reference: str) -> None:
@@ -112,7 +97,7 @@ def start_from(encoder: nn.Module, card: Card, reference: str) -> None:
     load_state(encoder, getattr(loaded, "encoder", loaded).state_dict())
 
 
-def layer_scale(model: SegmentationModel, decay: float) -> Callable[[str], float]:
+def layer_scale(model: TaskModel, decay: float) -> Callable[[str], float]:
     """Return the rate multiplier of a parameter: 1 for the head, times `decay` for each block below the last.
 
     Layer-wise decay as in BEiT (arXiv 2106.08254) and MAE (arXiv 2111.06377).
@@ -128,29 +113,38 @@ def layer_scale(model: SegmentationModel, decay: float) -> Callable[[str], float
 
 
 def training_crops(store: Store, card: Card) -> CropDataset:
-    """Return the crops of all optimiser steps, the stated share of them on labelled voxels."""
-    recipe, input = _recipe(card), card.block.input
+    """Return the crops of all optimiser steps, the stated share of them on labelled voxels where there are any."""
+    recipe, input = recipe_of(card), card.block.input
+    # Voxels have no labels where only the whole scan has.
+    foreground = 0.0 if card.block.task.of_scan else recipe.foreground
     augment = build_augmentation(recipe.augmentation, input.spacing_mm)
     count = recipe.steps * recipe.batch
-    return CropDataset(store.cases("training"), input.crop, count, recipe.seed, recipe.foreground, augment)
-
-
-def segmentation_loss() -> Callable[[nn.Module, dict[str, Any], int], Tensor]:
-    """Return the loss of a batch: soft Dice over the foreground classes plus cross-entropy over all (MONAI)."""
-    criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-
-    def loss_of(model: nn.Module, batch: dict[str, Any], step: int) -> Tensor:
-        logits = model(batch["volume"])
-        loss: Tensor = criterion(logits.float(), batch["labels"][:, None])
-        return loss
-
-    return loss_of
+    return CropDataset(store.cases("training"), input.crop, count, recipe.seed, foreground, augment)
 
 
 def validation(card: Card, dataset: Dataset) -> Callable[[nn.Module], dict[str, float]]:
-    """Return the function that measures Dice on the validation cases in their own grids."""
+    """Return the function that measures a model on the validation cases, the figure that selects first.
+
+    That is Dice, then each class's, of masks in the scans' own grids; cross-entropy, then accuracy and the like, of
+    classes; the mean absolute error, then others, of a value.
+    """
+    task = card.block.task
 
     def validate(model: nn.Module) -> dict[str, float]:
-        return dice_of_cases(segment_with(model, card), dataset.validation, card)
+        rows = answer_cases(answer_with(model, card), dataset.validation, dataset, card)
+        scored = {row.name: score_row(row, task, Scoring(metrics=("dice",))) for row in rows}
+        result = summarise_cases(scored, task)
+        if isinstance(result, Summary):
+            classes = {f"dice {name}": found.metrics["dice"].mean for name, found in result.classes.items() if found.n}
+            return {**summary_values(result), **classes}
+        if task.kind == "value":
+            return summary_values(result)
+        return {"cross_entropy": cross_entropy(case_values(scored, task)), **summary_values(result)}
 
     return validate
+
+
+def cross_entropy(probabilities: dict[str, float]) -> float:
+    """Return the mean of the negative logarithms of the probabilities given to what is true, by case."""
+    terms = [-math.log(max(value, LEAST_PROBABILITY)) for value in probabilities.values()]
+    return math.fsum(terms) / len(terms)

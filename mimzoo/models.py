@@ -6,19 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mimzoo.cards import Card
+from mimzoo.cards import Card, CardBlock
 from mimzoo.errors import ShapeError, WeightsError
 from mimzoo.hub import find_model
 from mimzoo.recipes import Component, Input, Pretraining
-from mimzoo.registry import find
+from mimzoo.registry import find, registry
+from mimzoo.tasks import Task
 from mimzoo.tokens import Encoder, Size
 from mimzoo.weights import LoadReport, load_state, read_weights
 
 PROBED = 16
 
 
-class SegmentationModel(nn.Module):
-    """An encoder and the head that turns its maps into logits."""
+class TaskModel(nn.Module):
+    """An encoder and the head that turns its maps into the outputs of a task."""
 
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
@@ -26,9 +27,28 @@ class SegmentationModel(nn.Module):
         self.head = head
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Return logits (B, classes, X, Y, Z) of a volume (B, C, X, Y, Z)."""
+        """Return logits (B, outputs, X, Y, Z) of a volume (B, C, X, Y, Z), or (B, outputs) where it tells of scans."""
         logits: Tensor = self.head(self.encoder(volume), volume)
         return logits
+
+
+class Scaled(nn.Module):
+    """A head whose outputs are brought to the units of a target, of which `scale` and `shift` are spread and mean."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("shift", torch.zeros(()))
+        self.input_parameters = tuple(f"head.{name}" for name in getattr(head, "input_parameters", ()))
+
+    def forward(self, maps: list[Tensor], volume: Tensor) -> Tensor:
+        """Return the head's outputs in the units of the target."""
+        found: Tensor = self.head(maps, volume) * self.scale + self.shift
+        return found
 
 
 def build_encoder(component: Component, in_channels: int, crop: Size) -> Encoder:
@@ -120,10 +140,36 @@ def build_head(component: Component, encoder: Encoder, in_channels: int, classes
     return head
 
 
+def build_model(block: CardBlock, crop: Size | None = None, in_channels: int | None = None) -> TaskModel:
+    """Return a freshly initialised encoder and head for a card's task, for the card's crop and channels by default.
+
+    Raises UnknownNameError or ShapeError when a part is not there, cannot be built, or does not suit the task.
+    """
+    recipe, task = block.finetuning, block.task
+    assert recipe is not None  # the card has a task
+    channels = len(block.input.channels) if in_channels is None else in_channels
+    _check_head(recipe.head, task)
+    encoder = build_encoder(block.encoder, channels, crop or block.input.crop)
+    head = build_head(recipe.head, encoder, channels, len(task.outputs))
+    return TaskModel(encoder, Scaled(head) if task.kind == "value" else head)
+
+
+def _check_head(head: Component, task: Task) -> None:
+    """Raise ShapeError when a head answers for voxels where the task asks of scans, or the other way round."""
+    wanted = "classification" if task.of_scan else "segmentation"
+    if find("head", head.name).task != wanted:
+        fit = [offer.name for offer in registry().of_kind("head") if offer.value.task == wanted]
+        answers, asks = ("voxels", "whole scans") if task.of_scan else ("whole scans", "voxels")
+        raise ShapeError(
+            f"head {head.name!r} answers for {answers}, but this card's task asks of {asks}; "
+            f"choose {' or '.join(sorted(fit))}"
+        )
+
+
 def load(
     reference: str | Path, device: str | torch.device = "cpu", crop: Size | None = None, in_channels: int | None = None
 ) -> Any:
-    """Return the trained model of a card in evaluation mode: its encoder, or its SegmentationModel for a segmenter.
+    """Return the trained model of a card in evaluation mode: its encoder, or its TaskModel where it has a task.
 
     `reference` is a bare name, a folder, or `hf://org/name@revision`. For another `crop` or number of `in_channels`
     than the card's, positions are resized and input weights adapted. `.card` is the card, `.report` what was done.
@@ -131,13 +177,14 @@ def load(
     that nobody knows.
     """
     card = find_model(reference)
-    state, recipe = _read(card), card.block.finetuning
-    channels = len(card.block.input.channels) if in_channels is None else in_channels
-    encoder = build_encoder(card.block.encoder, channels, crop or card.block.input.crop)
-    model: nn.Module = encoder
-    if recipe is not None:
-        model = SegmentationModel(encoder, build_head(recipe.head, encoder, channels, 1 + len(card.block.labels or {})))
-    report = _fill(model if recipe else nn.ModuleDict({"encoder": encoder}), state)
+    state, block = _read(card), card.block
+    model: nn.Module
+    if block.finetuning is None:
+        model = build_encoder(block.encoder, in_channels or len(block.input.channels), crop or block.input.crop)
+        report = _fill(nn.ModuleDict({"encoder": model}), state)
+    else:
+        model = build_model(block, crop, in_channels)
+        report = _fill(model, state)
     for name, value in (("card", card), ("report", report)):
         setattr(model, name, value)
     return model.to(device).eval()

@@ -11,12 +11,15 @@ from mimzoo.cards import override, read_card
 from mimzoo.data.datasets import read_dataset
 from mimzoo.deploy import Segmenter
 from mimzoo.errors import CardError, ExportError
-from mimzoo.evaluate import numpy_predictor, segment_with
-from mimzoo.export import Parity, clear_disagreements, export, lowest_dice, parity
+from mimzoo.export import Parity, clear_disagreements, dice, export, parity
 from mimzoo.finetune import finetune
+from mimzoo.inference import answer_with, numpy_predictor
 from mimzoo.models import load
 from mimzoo.pretrain import pretrain
+from mimzoo.tasks import make_task
 from mimzoo.volume import read_scan
+
+LABELS = make_task({1: "Liver"}, None, None)
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_the_file_gives_the_masks_of_the_model(segmenter, phantoms):
     assert all(found.holds() for found in parities)
     card = read_card(segmenter)
     assert card.block.onnx.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    deployed, trained = Segmenter(path), segment_with(load(segmenter), card)
+    deployed, trained = Segmenter(path), answer_with(load(segmenter), card)
     assert (deployed.card, deployed.labels, deployed.roi) == (card.name, card.block.labels, card.block.input.crop)
     ours, theirs = deployed(scan), trained(read_scan(scan))
     assert (ours.voxels != theirs.voxels).mean() < 1e-3
@@ -79,16 +82,15 @@ def test_only_clear_margins_count():
     exact[0, 1, 0, 0] = [1.0, -1.0, 0.001, 1.0]
     ours = exact.copy()
     ours[0, 1, 0, 0] = [1.0, -1.0, -0.001, -1.0]
-    assert clear_disagreements(ours, exact) == 1
+    assert clear_disagreements(ours, exact, LABELS) == 1
 
 
-def test_the_lowest_dice_is_that_of_the_worst_class():
-    truth = np.array([0, 0, 1, 1, 2, 2], np.uint8)
-    labels = np.array([0, 0, 1, 1, 2, 0], np.uint8)
-    assert lowest_dice(labels, truth, 4) == pytest.approx(2 / 3)
+def test_the_dice_of_parity_is_that_of_two_masks():
+    ours, theirs = np.array([True, True, False]), np.array([True, False, False])
+    assert dice(ours, theirs) == pytest.approx(2 / 3) and dice(~ours & ours, ours & ~ours) == 1
 
 
 def test_an_encoder_is_not_exported(tiny_encoder, phantoms, tmp_path):
     pretrain(tiny_encoder, phantoms, tmp_path / "run")
-    with pytest.raises(CardError, match="is an encoder; export a segmenter"):
+    with pytest.raises(CardError, match="is an encoder; export a model with a task"):
         export(tmp_path / "run")

@@ -2,19 +2,26 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from mimzoo.cards import override, read_card
-from mimzoo.data.datasets import read_dataset
+from mimzoo.data.datasets import Dataset, read_dataset
 from mimzoo.errors import CardError, DataError, ShapeError, WeightsError
-from mimzoo.evaluate import evaluate, score_cases, segment_with
-from mimzoo.finetune import finetune, layer_scale, make_segmenter
+from mimzoo.evaluate import evaluate
+from mimzoo.finetune import finetune, layer_scale, make_model
+from mimzoo.inference import answer_with
 from mimzoo.models import load
 from mimzoo.pretrain import pretrain
+from mimzoo.protocols import task_dataset
+from mimzoo.scoring import answer_cases, score_row
 from mimzoo.volume import read_labels
+
+# Only a regressor is made to fit the data set.
+DATASET = Dataset("none", Path())
 
 
 @pytest.fixture
@@ -30,28 +37,29 @@ def test_a_run_learns_and_its_report_is_quoted_in_its_card(tiny_segmenter, phant
     finetune(longer, phantoms, tmp_path / "seg")
     result, folder = evaluate(tmp_path / "seg", phantoms)
     report = json.loads((folder / "metrics.json").read_text())
-    assert report["summary"]["dice"] == result.summary.dice > 0.1
-    assert result.summary.classes["Liver"].dice > 0.3
+    assert report["summary"]["metrics"]["dice"]["mean"] == result.summary.metrics["dice"].mean > 0.1
+    assert result.summary.classes["Liver"].metrics["dice"].mean > 0.3
     quoted = {metric.name: metric.value for metric in read_card(folder).block.metrics}
-    assert quoted["dice"] == round(result.summary.dice, 4)
+    assert quoted["dice"] == round(result.summary.metrics["dice"].mean, 4)
     assert (folder / "overlays.png").read_bytes().startswith(b"\x89PNG")
     assert "selected on these cases" in result.protocol
 
 
 def test_a_perfect_segmenter_scores_one_in_the_scans_own_grid(tiny_segmenter, phantoms):
-    cases = read_dataset(phantoms).validation
-    truths = iter([read_labels(case.label) for case in cases])
-    for _, scores in score_cases(lambda scan: next(truths), cases, tiny_segmenter):
-        shown = [found for found in scores.values() if found is not None]
+    dataset = task_dataset(tiny_segmenter, phantoms)
+    truths = iter([read_labels(case.label) for case in dataset.validation])
+    task, scoring = tiny_segmenter.block.task, tiny_segmenter.block.finetuning.scoring
+    for row in answer_cases(lambda scan: next(truths), dataset.validation, dataset, tiny_segmenter):
+        shown = [found for found in score_row(row, task, scoring).values() if found is not None]
         assert shown and all((found.dice, found.hd95_mm, found.surface_dice) == (1.0, 0.0, 1.0) for found in shown)
 
 
 def test_the_encoder_starts_from_the_pretrained_weights(tiny_encoder, tiny_segmenter, phantoms, tmp_path):
     pretrain(tiny_encoder, phantoms, tmp_path / "encoder")
     card = override(tiny_segmenter, [f"finetuning.start={tmp_path / 'encoder'}"])
-    pretrained, start = make_segmenter(card), load(tmp_path / "encoder")
+    pretrained, start = make_model(card, DATASET), load(tmp_path / "encoder")
     assert torch.equal(pretrained.encoder.patch.weight, start.patch.weight)
-    assert not torch.equal(make_segmenter(tiny_segmenter).encoder.patch.weight, start.patch.weight)
+    assert not torch.equal(make_model(tiny_segmenter, DATASET).encoder.patch.weight, start.patch.weight)
 
     (tmp_path / "encoder" / "model.safetensors").write_bytes(b"rotten")
     with pytest.raises(WeightsError, match="not the file that its card names"):
@@ -63,15 +71,15 @@ def test_a_start_that_does_not_fit_is_refused(tiny_encoder, tiny_segmenter, phan
     pretrain(tiny_encoder, phantoms, tmp_path / "encoder")
     start = f"finetuning.start={tmp_path / 'encoder'}"
     with pytest.raises(ShapeError, match="has the encoder vit-small, its start .* has vit-tiny"):
-        make_segmenter(override(tiny_segmenter, [start, "encoder.name=vit-small"]))
+        make_model(override(tiny_segmenter, [start, "encoder.name=vit-small"]), DATASET)
     with pytest.raises(WeightsError, match="do not fit"):
-        make_segmenter(override(tiny_segmenter, [start, "encoder.args.width=48"]))
+        make_model(override(tiny_segmenter, [start, "encoder.args.width=48"]), DATASET)
     with pytest.raises(WeightsError, match="has no weights yet; train them with: mimzoo pretrain vit-mae-phantom"):
-        make_segmenter(override(tiny_segmenter, ["finetuning.start=vit-mae-phantom"]))
+        make_model(override(tiny_segmenter, ["finetuning.start=vit-mae-phantom"]), DATASET)
 
 
 def test_deeper_blocks_learn_faster(tiny_segmenter):
-    scale = layer_scale(make_segmenter(tiny_segmenter), 0.5)
+    scale = layer_scale(make_model(tiny_segmenter, DATASET), 0.5)
     assert scale("head.logits.weight") == 1.0
     assert [scale(f"encoder.blocks.{n}.norm1.weight") for n in range(4)] == [0.5**4, 0.5**3, 0.5**2, 0.5]
     assert scale("encoder.patch.weight") == 0.5**5
@@ -101,7 +109,7 @@ def test_other_labels_and_missing_splits_are_refused(tiny_segmenter, tiny_encode
 
 def test_evaluating_an_encoder_or_an_unknown_split_is_refused(segmenter, tiny_encoder, phantoms, tmp_path):
     pretrain(tiny_encoder, phantoms, tmp_path / "encoder")
-    with pytest.raises(CardError, match="is an encoder"):
+    with pytest.raises(CardError, match="has no fine-tuning recipe"):
         evaluate(tmp_path / "encoder", phantoms)
     with pytest.raises(DataError, match="unknown split 'validaton'; did you mean 'validation'"):
         evaluate(segmenter, phantoms, split="validaton")
@@ -110,7 +118,7 @@ def test_evaluating_an_encoder_or_an_unknown_split_is_refused(segmenter, tiny_en
 def test_the_mask_lies_in_the_scans_own_grid(segmenter, phantoms):
     from mimzoo.volume import read_scan
 
-    segment = segment_with(load(segmenter), read_card(segmenter))
+    segment = answer_with(load(segmenter), read_card(segmenter))
     for case in read_dataset(phantoms).training:
         scan = read_scan(case.image)
         mask = segment(scan)

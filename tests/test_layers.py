@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"mimzoo", "errors", "specs", "recipes", "files"},
-    {"registry", "cards", "scaffold", "grids", "nifti", "volume", "sliding"},
+    {"mimzoo", "errors", "specs", "recipes", "tasks", "files"},
+    {"registry", "cards", "scaffold", "grids", "regrid", "nifti", "masks", "volume", "sliding", "answers"},
     {"hub", "deploy", "listing"},
     {
         "tokens",
@@ -20,6 +20,10 @@ LAYERS = [
         "models",
         "data",
         "metrics",
+        "losses",
+        "protocols",
+        "inference",
+        "scoring",
         "figures",
         "phantoms",
         "progress",
@@ -27,8 +31,8 @@ LAYERS = [
         "runs",
         "testing",
     },
-    {"reconstruct", "pretrain", "finetune", "evaluate", "export", "demo"},
-    {"cli", "__main__"},
+    {"reconstruct", "pretrain", "finetune", "evaluate", "scoreboard", "export", "embed", "probe", "demo"},
+    {"cli", "cli_data", "options", "__main__"},
 ]
 HEAVY = {"torch", "monai", "accelerate", "blosc2", "matplotlib", "scipy", "onnx"}
 

@@ -6,7 +6,7 @@ import torch
 import mimzoo
 from mimzoo.cards import card_folders, find_card, override, read_card, update_card, write_card
 from mimzoo.errors import ShapeError, UnknownNameError, WeightsError
-from mimzoo.models import SegmentationModel, build_decoder, build_encoder, build_head, build_masking, load
+from mimzoo.models import TaskModel, build_decoder, build_encoder, build_head, build_masking, load
 from mimzoo.recipes import Component
 from mimzoo.reconstruct import load_objective, make_objective
 from mimzoo.runs import keep_weights
@@ -43,7 +43,7 @@ def segmenter_card(tmp_path):
     torch.manual_seed(2)
     encoder = build_encoder(card.block.encoder, *seen(card))
     head = build_head(card.block.finetuning.head, encoder, seen(card)[0], 1 + len(card.block.labels))
-    model = SegmentationModel(encoder, head).eval()
+    model = TaskModel(encoder, head).eval()
     return keep_weights(card, tmp_path / "tiny-seg", {"weights": model.state_dict()}), model
 
 
@@ -64,7 +64,7 @@ def test_a_loaded_encoder_computes_what_the_saved_one_did(encoder_card):
 def test_a_loaded_segmenter_computes_what_the_saved_one_did(segmenter_card):
     card, model = segmenter_card
     loaded = load(card.folder)
-    assert isinstance(loaded, SegmentationModel)
+    assert isinstance(loaded, TaskModel)
     assert torch.equal(model(volume()), loaded(volume()))
     assert loaded(volume()).shape == (1, 1 + len(card.block.labels), 16, 16, 16)
 

@@ -1,0 +1,27 @@
+"""Options of the command line that become assignments to a card."""
+
+import json
+from pathlib import Path
+
+from mimzoo.errors import DataError
+
+
+def fold_assignment(text: str) -> str:
+    """Return the assignment for a fold such as "0/5"; DataError for any other text."""
+    fold, slash, folds = text.partition("/")
+    if not (slash and fold.isdecimal() and folds.isdecimal()):
+        raise DataError(f"--fold {text!r} is no fold; write its number and how many there are, from 0/5 to 4/5")
+    return f"finetuning.fold={{folds: {int(folds)}, fold: {int(fold)}}}"
+
+
+def split_assignment(path: Path) -> str:
+    """Return the assignment for the split in a JSON file; DataError for a file of another kind."""
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: is not valid JSON ({error})") from None
+    if not isinstance(split, dict) or set(split) != {"training", "validation"}:
+        raise DataError(f'{path}: must be {{"training": [case ids], "validation": [case ids]}}')
+    return f"finetuning.split={json.dumps(split)}"
