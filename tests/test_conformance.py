@@ -5,6 +5,7 @@ from math import prod
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from mimzoo import testing
 from mimzoo.errors import ShapeError
@@ -58,8 +59,9 @@ def test_the_vit_conforms_with_other_patches_and_positions(patch, positions):
 
 
 @pytest.mark.parametrize("norm", ["instance", "group"])
-def test_the_unetr_head_conforms_with_each_norm(norm):
-    testing.check_head("unetr", {"norm": norm, "width": 8})
+@pytest.mark.parametrize("head", ["unetr", "upernet", "convolution"])
+def test_a_head_with_norms_conforms_with_each(head, norm):
+    testing.check_head(head, {"norm": norm, "width": 8})
 
 
 class Leaky(VisionTransformer):
@@ -161,6 +163,52 @@ class Coarse(nn.Module):
         return self.logits(volume[..., ::2, ::2, ::2])
 
 
+class Demanding(nn.Module):
+    """A head that takes cubic cells only, and does not say so."""
+
+    def __init__(self, args, channels, strides, in_channels, classes):
+        super().__init__()
+        assert all(len(set(stride)) == 1 for stride in strides)
+
+
+class Spatial(nn.Module):
+    """A head for whole scans that keeps the axes of the volume."""
+
+    def __init__(self, args, channels, strides, in_channels, classes):
+        super().__init__()
+        self.logits = nn.Conv3d(channels[-1], classes, 1)
+
+    def forward(self, maps, volume):
+        return self.logits(maps[-1].mean((2, 3, 4), keepdim=True))
+
+
+class Boasting(Spatial):
+    """A head for whole scans that names maps which it does not look at."""
+
+    used_maps = (0, 3)
+
+    def forward(self, maps, volume):
+        return super().forward(maps, volume).flatten(1)
+
+
+class Silent(Boasting):
+    """A head for whole scans that looks at a map which it does not name."""
+
+    used_maps = (3,)
+
+    def forward(self, maps, volume):
+        return super().forward(maps, volume) + maps[0].flatten(1)[:, :3]
+
+
+class Batched(Boasting):
+    """A head for whole scans that cannot take a single cell alone."""
+
+    used_maps = (3,)
+
+    def forward(self, maps, volume):
+        return super().forward([functional.instance_norm(maps[-1])], volume) + maps[-1].mean((1, 2, 3, 4))[:, None]
+
+
 class Peeking(MaskedReconstruction):
     """An objective whose masked pictures are not masked."""
 
@@ -181,6 +229,11 @@ OTHERS = [
     ("masking", "random", masking_of(lambda batch, units: torch.ones(batch, *units, dtype=torch.bool)), "every one"),
     ("decoder", "linear", Mixing, "depends on the others"),
     ("head", "unetr", Coarse, "logits have the shape"),
+    ("head", "upernet", Demanding, "flat patches ends in AssertionError"),
+    ("head", "mean-pool", Spatial, r"the shape \(2, 3, 1, 1, 1\), not \(2, 3\)"),
+    ("head", "mean-pool", Boasting, "map 0 does not reach the logits"),
+    ("head", "mean-pool", Silent, "used_maps leaves out map 0"),
+    ("head", "mean-pool", Batched, "a crop of one cell .* ends in ValueError"),
     ("objective", "mae", Peeking, "shows hidden voxels"),
     ("objective", "simmim", Deaf, "two seeds give one loss"),
 ]

@@ -8,7 +8,7 @@ from graphs import constant_air, exported
 from torch.nn import functional
 
 from mimzoo.errors import ShapeError
-from mimzoo.models import SegmentationModel
+from mimzoo.models import TaskModel
 from mimzoo_seg.args import UnetrArgs
 from mimzoo_seg.unetr import Unetr
 from mimzoo_vit.args import VitArgs
@@ -19,7 +19,7 @@ def make(patch, crop, in_channels=1, classes=3, **args):
     torch.manual_seed(0)
     encoder = VisionTransformer(VitArgs(patch=patch, width=24, depth=4, heads=2), in_channels, crop)
     head = Unetr(UnetrArgs(**{"width": 4, **args}), encoder.channels, encoder.strides, in_channels, classes)
-    return SegmentationModel(encoder, head).eval()
+    return TaskModel(encoder, head).eval()
 
 
 @pytest.mark.parametrize("patch", [(2, 2, 2), (4, 4, 4), (8, 8, 8), (16, 16, 16), (8, 8, 4), (1, 4, 2), (32, 16, 16)])

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.networks.nets import swin_unetr
+from monai_swin import randomise, renamed, replace_einops, sort_corners
 
 from mimzoo import testing
 from mimzoo.errors import ShapeError
@@ -29,50 +30,16 @@ SMALL = {"patch": (1, 1, 1), "width": 12, "depths": (2, 1), "heads": (3, 2), "wi
 # MONAI's always has four stages.
 FOUR = {"patch": (1, 1, 1), "width": 12, "depths": (2, 1, 2, 1), "heads": (3, 2, 4, 6), "window": (7, 7, 7)}
 CPU = torch.device("cpu")
-NAMES = {
-    r"patch_embed\.proj": "patch",
-    r"layers(\d)c?\.0\.": lambda found: f"stages.{int(found[1]) - 1}.",
-    r"layer\.conv1\.conv": "convolutions.first",
-    r"layer\.conv2\.conv": "convolutions.second",
-    r"attn\.relative_position_bias_table": "attention.positions",
-    r"attn\.qkv": "attention.qkv",
-    r"attn\.proj": "attention.out",
-    r"mlp\.linear1": "mlp.0",
-    r"mlp\.linear2": "mlp.2",
-    r"downsample\.reduction": "merge.linear",
-    r"downsample\.norm": "merge.norm",
-}
 
 
 @pytest.fixture(autouse=True)
 def no_einops(monkeypatch):
-    """MONAI's Swin moves axes by einops, which nothing else here needs: "b c d -> b d c"."""
-
-    def rearrange(x, pattern):
-        before, after = (side.split() for side in pattern.split("->"))
-        return x.permute([before.index(axis) for axis in after])
-
-    monkeypatch.setattr(swin_unetr, "rearrange", rearrange)
-
-
-def randomise(module):
-    """The module with every parameter random, the tables of relative positions so that they matter."""
-    torch.manual_seed(0)
-    for name, parameter in module.named_parameters():
-        parameter.data += (1.0 if "position" in name else 0.1) * torch.randn_like(parameter)
-    return module.eval()
+    replace_einops(monkeypatch)
 
 
 def make(crop=(16, 16, 16), in_channels=1, **args):
     torch.manual_seed(0)
     return randomise(SwinTransformer(SwinArgs.model_validate({**SMALL, **args}), in_channels, crop))
-
-
-def renamed(state):
-    """MONAI's state dict under our names."""
-    for theirs, ours in NAMES.items():
-        state = {re.sub(theirs, ours, key): value for key, value in state.items()}
-    return {key: value for key, value in state.items() if "relative_position_index" not in key}
 
 
 def pair(size, downsample="merging", use_v2=False, **args):
@@ -114,10 +81,7 @@ def test_it_computes_what_monai_computes(size, args, use_v2):
 
 def test_weights_of_monais_other_merging_fit_once_their_corners_are_in_order():
     theirs, encoder = pair((16, 16, 16), downsample="mergingv2")
-    for stage in encoder.stages:
-        for parameter in stage.merge.parameters():
-            # (..., 8 D) -> (..., 8, D), of which theirs are in raster order
-            parameter.data = parameter.data.unflatten(-1, (8, -1))[..., [0, 4, 2, 1, 6, 5, 3, 7], :].flatten(-2)
+    sort_corners(encoder)
     assert_same_maps(theirs, encoder, (16, 16, 16))
 
 

@@ -1,12 +1,12 @@
-"""Segmentation heads on the maps of plain transformers: `unetr`."""
+"""Segmentation heads on the maps of plain transformers and of pyramids."""
 
 from mimzoo.specs import HeadSpec, hookimpl
-from mimzoo_seg.args import UnetrArgs
+from mimzoo_seg.args import ConvolutionArgs, SwinUnetrArgs, UnetrArgs, UperNetArgs
 
 
 @hookimpl
 def mimzoo_heads() -> list[HeadSpec]:
-    """Return the segmentation heads: `unetr`."""
+    """Return the segmentation heads: `unetr`, `swin-unetr`, `upernet`, `convolution`."""
     return [
         HeadSpec(
             name="unetr",
@@ -14,5 +14,26 @@ def mimzoo_heads() -> list[HeadSpec]:
             args=UnetrArgs,
             summary="U-shaped decoder from equally coarse transformer maps to full resolution.",
             source="Hatamizadeh et al. 2022, arXiv 2103.10504",
-        )
+        ),
+        HeadSpec(
+            name="swin-unetr",
+            build="mimzoo_seg.swin_unetr:SwinUnetr",
+            args=SwinUnetrArgs,
+            summary="U-shaped decoder from a pyramid of maps to full resolution, weight-compatible with MONAI's.",
+            source="Hatamizadeh et al. 2022, arXiv 2201.01266",
+        ),
+        HeadSpec(
+            name="upernet",
+            build="mimzoo_seg.upernet:UperNet",
+            args=UperNetArgs,
+            summary="Feature pyramid with pooled context, all levels fused; for pyramids and plain transformers.",
+            source="Xiao et al. 2018, arXiv 1807.10221",
+        ),
+        HeadSpec(
+            name="convolution",
+            build="mimzoo_seg.convolution:Convolution",
+            args=ConvolutionArgs,
+            summary="One convolution over the sum of all maps, the lightest; for pyramids and plain transformers.",
+            source="Kirillov et al. 2019, arXiv 1901.02446",
+        ),
     ]

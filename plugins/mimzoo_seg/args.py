@@ -13,3 +13,24 @@ class UnetrArgs(Args):
     width: Annotated[int, Field(ge=1)] = 16
     max_width: Annotated[int, Field(ge=1)] = 256
     norm: Literal["instance", "group"] = "instance"
+
+
+class SwinUnetrArgs(Args):
+    """`width` is the number of channels at full resolution, by default that of the encoder's finest map."""
+
+    width: Annotated[int, Field(ge=1)] | None = None
+    norm: Literal["instance", "group"] = "instance"
+
+
+class UperNetArgs(Args):
+    """`width` is the number of channels of every level, and of all of them fused."""
+
+    width: Annotated[int, Field(ge=1)] = 32
+    norm: Literal["instance", "group"] = "instance"
+
+
+class ConvolutionArgs(Args):
+    """`width` is the number of channels that all maps are brought to and summed in."""
+
+    width: Annotated[int, Field(ge=1)] = 32
+    norm: Literal["instance", "group"] = "instance"
