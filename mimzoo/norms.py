@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 PER_GROUP = 8
 
@@ -31,7 +30,8 @@ class Norm(nn.Module):
         """
         if visible is not None or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             return self.explicit(x, visible)
-        return functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        # Not torch.nn.functional's, which refuses a single cell of a single sample.
+        return torch.group_norm(x, self.groups, self.weight, self.bias, self.eps)
 
     def explicit(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return the same as `forward`, in two passes whose sums run over one axis at a time, at least in float32."""

@@ -32,7 +32,7 @@ def task_dataset(card: Card, data: Path) -> Dataset:
     that shares a subject, or a part with a single class.
     """
     recipe, task = recipe_of(card), card.block.task
-    dataset = _split(read_dataset(data), recipe, task)
+    dataset = _split(_wanted(read_dataset(data), task), recipe, task)
     if not dataset.training and not dataset.validation:
         raise DataError(f"{data} has no labelled cases; list them under 'training' and 'validation' in dataset.json")
     pick_channels(dataset, card.block.input)
@@ -41,6 +41,18 @@ def task_dataset(card: Card, data: Path) -> Dataset:
     else:
         _check_labels(dataset, card, data)
     return replace(dataset, unlabelled=(), labels=dict(task.labels))
+
+
+def _wanted(dataset: Dataset, task: Task) -> Dataset:
+    """Return the data set without the cases whose target is to be left out."""
+    if task.target is None or not task.target.leave_out:
+        return dataset
+    column, unwanted = task.target.column, task.target.leave_out
+    kept = {
+        part: tuple(case for case in getattr(dataset, part) if target_of(dataset, case, column) not in unwanted)
+        for part in LABELLED
+    }
+    return replace(dataset, **kept)
 
 
 def _split(dataset: Dataset, recipe: Finetuning, task: Task) -> Dataset:

@@ -62,3 +62,9 @@ def test_the_exported_instance_norm_of_torch_is_not_which_is_why_there_is_anothe
     """Once this fails, ONNX Runtime has become accurate and `Norm.explicit` can go."""
     exact = functional.instance_norm(features.double())
     assert (exported(Plain(), features)(features) - exact).abs().max() > 2e-4
+
+
+def test_a_single_cell_of_a_single_sample_is_normed_to_its_shift():
+    norm = Norm("instance", 4)
+    norm.bias.data = torch.arange(4.0)
+    assert torch.allclose(norm(torch.randn(1, 4, 1, 1, 1)).flatten(), torch.arange(4.0), atol=1e-4)
