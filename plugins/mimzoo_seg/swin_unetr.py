@@ -32,6 +32,7 @@ class SwinUnetr(nn.Module):
     ) -> None:
         super().__init__()
         factors = _factors(strides)
+        self.used_maps = tuple(range(len(channels)))
         widths = [args.width or channels[0], *channels]
         # What is joined at each level from the voxels to the second coarsest map, and what the decoder begins from.
         self.skips = nn.ModuleList([Residual(in_channels, widths[0], args.norm)])

@@ -34,6 +34,7 @@ class Unetr(nn.Module):
         # The coarsest level is the encoder's last map as it is: it was normed there, on all the channels of a cell.
         widths = [min(args.width * 2**level, args.max_width) for level in range(len(levels) - 1)] + [channels[-1]]
         self.taps = [_tap(level, len(levels), len(channels)) for level in range(1, len(levels) - 1)]
+        self.used_maps = tuple(sorted({*self.taps, len(channels) - 1}))
         self.voxels = _conv(in_channels, widths[0], args.norm)
         self.skips = nn.ModuleList(
             _raise(channels[tap], widths, levels, level, args.norm) for level, tap in enumerate(self.taps, 1)
