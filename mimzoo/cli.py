@@ -140,7 +140,7 @@ def finetune(
     ] = None,
     fold: Annotated[str | None, typer.Option(help="Validate on one of K parts and train on the others: 0/5.")] = None,
     split: Annotated[
-        Path | None, typer.Option(help='A JSON file {"training": [ids], "validation": [ids]}.', dir_okay=False)
+        Path | None, typer.Option(help="A JSON file with lists of case ids under `training` and `validation`.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, crops and the choice of few labels.")] = None,
     resume: Resume = False,
@@ -149,19 +149,9 @@ def finetune(
 ) -> None:
     """Train a model for a task, from its card's recipe."""
     from mimzoo.finetune import finetune as run
-    from mimzoo.options import fold_assignment, split_assignment
+    from mimzoo.options import finetuning_assignments
 
-    assignments = list(set_ or [])
-    if start is not None:
-        assignments.append(f"finetuning.start={'null' if start == 'scratch' else start}")
-    if labelled is not None:
-        assignments.append(f"finetuning.labelled={labelled}")
-    if fold is not None:
-        assignments.append(fold_assignment(fold))
-    if split is not None:
-        assignments.append(split_assignment(split))
-    if seed is not None:
-        assignments.append(f"finetuning.seed={seed}")
+    assignments = [*(set_ or []), *finetuning_assignments(start, labelled, fold, split, seed)]
     _train(run, model, data, out, resume, assignments, save_seconds)
 
 

@@ -6,6 +6,27 @@ from pathlib import Path
 from mimzoo.errors import DataError
 
 
+def finetuning_assignments(
+    start: str | None, labelled: str | None, fold: str | None, split: Path | None, seed: int | None
+) -> list[str]:
+    """Return the assignments for the options of `mimzoo finetune` that are given; `start` may be "scratch".
+
+    Raises DataError as `fold_assignment` and `split_assignment` do.
+    """
+    found = []
+    if start is not None:
+        found.append(f"finetuning.start={'null' if start == 'scratch' else start}")
+    if labelled is not None:
+        found.append(f"finetuning.labelled={labelled}")
+    if fold is not None:
+        found.append(fold_assignment(fold))
+    if split is not None:
+        found.append(split_assignment(split))
+    if seed is not None:
+        found.append(f"finetuning.seed={seed}")
+    return found
+
+
 def fold_assignment(text: str) -> str:
     """Return the assignment for a fold such as "0/5"; DataError for any other text."""
     fold, slash, folds = text.partition("/")

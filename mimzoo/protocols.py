@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mimzoo.cards import Card
-from mimzoo.data.cases import LABELLED, Dataset
+from mimzoo.data.cases import LABELLED, Case, Dataset
 from mimzoo.data.datasets import read_dataset
 from mimzoo.data.reading import pick_channels
 from mimzoo.data.splits import few_labels, fixed_split, label_fraction, take_fold
@@ -48,11 +48,11 @@ def _wanted(dataset: Dataset, task: Task) -> Dataset:
     if task.target is None or not task.target.leave_out:
         return dataset
     column, unwanted = task.target.column, task.target.leave_out
-    kept = {
-        part: tuple(case for case in getattr(dataset, part) if target_of(dataset, case, column) not in unwanted)
-        for part in LABELLED
-    }
-    return replace(dataset, **kept)
+
+    def kept(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+        return tuple(case for case in cases if target_of(dataset, case, column) not in unwanted)
+
+    return replace(dataset, training=kept(dataset.training), validation=kept(dataset.validation))
 
 
 def _split(dataset: Dataset, recipe: Finetuning, task: Task) -> Dataset:

@@ -67,8 +67,9 @@ def slide_scan(predict: Predict, voxels: Floats, roi: Sequence[int], overlap: fl
     """
     padded, _, corners = _windows(voxels, roi, overlap)
     found = [output for _, output in _predictions(predict, padded, corners, roi, 1)]
-    if {output.shape for output in found} != {(found[0].size,)}:
-        raise ShapeError(f"the model gave outputs of shape {found[0].shape} where a row of numbers is expected")
+    shapes = {output.shape for output in found}
+    if len(shapes) > 1 or found[0].ndim != 1:
+        raise ShapeError(f"the model gave outputs of shape {min(shapes)} where one row of numbers is expected")
     outputs = np.stack(found).astype(np.float32)
     if not np.isfinite(outputs).all():
         raise ShapeError("the model's output is infinite or not a number (NaN); its weights or its input are damaged")

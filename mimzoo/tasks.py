@@ -18,23 +18,31 @@ BACKGROUND = "background"
 class Target(Block):
     """What is told of a whole scan: a column of the data set's table, with its classes in order, or as a number.
 
-    `unit` names what the number counts, such as years.
+    `unit` names what the number counts, such as years. Cases with a value of `leave_out` are left out: those between
+    the classes, say.
     """
 
     column: str
     classes: tuple[str, ...] | None = None
     unit: str | None = None
+    leave_out: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _classes_or_number(self) -> "Target":
         if self.classes is not None and (len(set(self.classes)) < max(2, len(self.classes)) or self.unit):
             raise ValueError("target.classes needs at least two different names, and a class has no unit")
+        both = sorted({*(self.classes or ())} & {*self.leave_out})
+        if both:
+            raise ValueError(f"target.leave_out names {both[0]!r}, which is one of the classes; leave it out of one")
         return self
 
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of answer: `outputs` names each logit of the model, `regions` holds the label values of each region."""
+    """A kind of answer: `outputs` names each logit of the model, `regions` holds the label values of each region.
+
+    Regions stand in the order of their number of labels, the largest first, then of their names.
+    """
 
     kind: Kind
     outputs: tuple[str, ...]
@@ -56,6 +64,8 @@ class Task:
 def make_task(labels: Labels | None, regions: Regions | None, target: Target | None) -> Task:
     """Return the task that a card or an exported file describes.
 
+    Outputs follow label values, classes as listed, and regions from the one of most labels to that of fewest, by name
+    where these are equal.
     Raises ValueError with one sentence for labels that do not count up from 1, names given twice, a region of unknown
     labels, regions whose masks would share a file, or a description of no task or of two.
     """
@@ -72,7 +82,9 @@ def make_task(labels: Labels | None, regions: Regions | None, target: Target | N
     if not values:
         raise ValueError("regions is empty; leave it out, or name the labels of each region")
     _check_files(values)
-    return Task("regions", tuple(values), labels, values)
+    # Mappings may be sorted by whoever writes them, and outputs would change their names if that order counted.
+    order = sorted(values, key=lambda name: (-len(values[name]), name))
+    return Task("regions", tuple(order), labels, {name: values[name] for name in order})
 
 
 def _scan_task(target: Target) -> Task:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mimzoo.cards import override
-from mimzoo.evaluate import numpy_predictor
 from mimzoo.finetune import finetune
+from mimzoo.inference import numpy_predictor
 from mimzoo.models import load
 from mimzoo.pretrain import pretrain
 

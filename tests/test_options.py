@@ -4,7 +4,7 @@ import pytest
 
 from mimzoo.cards import find_card, override
 from mimzoo.errors import CardError, DataError
-from mimzoo.options import fold_assignment, split_assignment
+from mimzoo.options import finetuning_assignments, fold_assignment, split_assignment
 
 
 def changed(assignment):
@@ -50,3 +50,12 @@ def test_a_split_and_a_fold_together_are_refused():
     card = override(find_card("vit-mae-phantom-seg"), [fold_assignment("0/5")])
     with pytest.raises(CardError, match="both a split and a fold"):
         override(card, ["finetuning.split={training: [a], validation: [b]}"])
+
+
+def test_options_that_are_given_become_part_of_the_recipe():
+    assert finetuning_assignments(None, None, None, None, None) == []
+    card = find_card("vit-mae-phantom-seg")
+    recipe = override(card, finetuning_assignments("scratch", "0.5", "1/3", None, 7)).block.finetuning
+    assert (recipe.start, recipe.labelled, recipe.fold.fold, recipe.seed) == (None, 0.5, 1, 7)
+    few = override(card, finetuning_assignments("vit-mae-phantom", "3", None, None, None)).block.finetuning
+    assert (few.start, few.labelled) == ("vit-mae-phantom", 3)

@@ -1,4 +1,4 @@
-"""Sliding windows: the same labels as MONAI's, at any size, without holding the whole volume's logits."""
+"""Sliding windows: the same labels and regions as MONAI's, at any size, without holding the whole volume's logits."""
 
 import tracemalloc
 
@@ -11,7 +11,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 
 from mimzoo.errors import ShapeError
-from mimzoo.sliding import _starts, gaussian, slide
+from mimzoo.sliding import _starts, gaussian, slide, slide_regions, slide_scan
 
 
 def position_dependent(channels, classes, roi, seed=0):
@@ -30,11 +30,15 @@ def in_numpy(predict):
     return lambda windows: predict(torch.from_numpy(windows)).numpy()
 
 
-def labels_of_monai(predict, voxels, roi, overlap, batch=1):
+def logits_of_monai(predict, voxels, roi, overlap, batch=1):
     logits = sliding_window_inference(
         torch.from_numpy(voxels)[None], roi, batch, predict, overlap, mode="gaussian", cval=float(voxels.min())
     )
-    return logits[0].argmax(0).numpy()
+    return logits[0].numpy()
+
+
+def labels_of_monai(*case):
+    return logits_of_monai(*case).argmax(0)
 
 
 sizes = st.tuples(*[st.integers(1, 23)] * 3)
@@ -75,6 +79,10 @@ def test_weights_are_monais(roi):
     np.testing.assert_allclose(gaussian(roi), expected, rtol=1e-5)
 
 
+def ascending(shape):
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
 def test_a_volume_smaller_than_the_window_is_padded_with_each_channels_minimum():
     seen = []
 
@@ -82,11 +90,12 @@ def test_a_volume_smaller_than_the_window_is_padded_with_each_channels_minimum()
         seen.append(windows.copy())
         return windows
 
-    voxels = np.stack([np.full((2, 3, 4), 5.0), np.full((2, 3, 4), -7.0)]).astype(np.float32)
+    voxels = np.stack([ascending((2, 3, 4)) + 5, -ascending((2, 3, 4))])
     labels = slide(predict, voxels, (4, 4, 4), 0.5, 2)
     assert labels.shape == (2, 3, 4) and not labels.any()
     (windows,) = seen
-    assert (windows[0, 0] == 5).all() and (windows[0, 1] == -7).all()
+    np.testing.assert_array_equal(windows[0, 0], np.pad(voxels[0], ((1, 1), (0, 1), (0, 0)), constant_values=5))
+    np.testing.assert_array_equal(windows[0, 1], np.pad(voxels[1], ((1, 1), (0, 1), (0, 0)), constant_values=-23))
 
 
 def test_a_predictor_may_return_what_it_was_given_and_the_volume_stays_as_it_was():
@@ -153,13 +162,127 @@ def test_an_overlap_that_makes_no_progress_is_refused(overlap):
         slide(lambda w: w, np.ones((1, 4, 4, 4), np.float32), (4, 4, 4), overlap, 1)
 
 
-def test_memory_holds_a_slab_of_logits_not_the_whole_volumes():
-    classes, roi, shape = 14, (16, 16, 16), (160, 48, 48)
-    logits = np.zeros((1, classes, *roi), np.float32)
-    voxels = np.zeros((1, *shape), np.float32)
+def peak_of(act, *arguments):
+    """The most memory (bytes) that a call takes."""
     tracemalloc.start()
-    slide(lambda _: logits, voxels, roi, 0.5, classes)
+    act(*arguments)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    whole = 4 * classes * np.prod(shape)
-    assert peak < whole / 4
+    return peak
+
+
+# What the answer itself takes of the logits' memory: a byte for each voxel, or for each voxel of a region.
+@pytest.mark.parametrize(("act", "answered"), [(slide, 1 / 14), (slide_regions, 1)])
+def test_memory_holds_a_slab_of_logits_not_the_whole_volumes(act, answered):
+    outputs, roi, shape = 14, (16, 16, 16), (320, 48, 48)
+    logits = np.zeros((1, outputs, *roi), np.float32)
+    voxels = np.zeros((1, *shape), np.float32)
+    peak = peak_of(act, lambda _: logits, voxels, roi, 0.5, outputs)
+    whole = 4 * outputs * np.prod(shape)
+    # regions are turned round at the end, for which both orders are there at once
+    assert peak < whole / 10 + 2 * answered * whole / 4
+
+
+# --- regions that may overlap
+
+
+@given(sizes, st.tuples(*[st.integers(2, 9)] * 3), st.sampled_from([0.0, 0.25, 0.5, 0.75]), st.integers(1, 3))
+@example((5, 5, 5), (8, 8, 8), 0.5, 1)
+@example((8, 8, 8), (8, 8, 8), 0.5, 1)
+@settings(max_examples=50, deadline=None)
+def test_regions_are_where_monais_logits_are_positive(size, roi, overlap, batch):
+    voxels = np.random.default_rng(1).normal(size=(2, *size)).astype(np.float32)
+    predict = position_dependent(2, 3, roi)
+    actual = slide_regions(in_numpy(predict), voxels, roi, overlap, 3, batch)
+    assert actual.dtype == np.uint8 and actual.shape == (3, *size) and actual.flags.c_contiguous
+    np.testing.assert_array_equal(actual, logits_of_monai(predict, voxels, roi, overlap, batch) > 0)
+
+
+def test_regions_may_overlap_and_leave_gaps():
+    voxels = np.random.default_rng(0).normal(size=(1, 19, 9, 9)).astype(np.float32)
+    masks = slide_regions(lambda w: np.concatenate([w, w + 1], 1), voxels, (8, 8, 8), 0.5, 2)
+    np.testing.assert_array_equal(masks, [voxels[0] > 0, voxels[0] > -1])
+    assert (masks.sum(0) == 2).any() and (masks.sum(0) == 0).any()
+
+
+def test_an_even_chance_is_no_region():
+    assert not slide_regions(lambda w: w * 0, np.ones((1, 9, 9, 9), np.float32), (4, 4, 4), 0.5, 1).any()
+
+
+@pytest.mark.parametrize(("value", "found"), [(np.inf, 1), (-np.inf, 0)])
+def test_an_infinite_logit_is_certain(value, found):
+    masks = slide_regions(lambda w: w * value, np.ones((1, 9, 9, 9), np.float32), (4, 4, 4), 0.5, 1)
+    assert (masks == found).all()
+
+
+def test_nan_in_any_region_is_refused():
+    def predict(windows):
+        logits = np.repeat(windows, 3, 1)
+        logits[:, 1, 2, 2, 2] = np.nan
+        return logits
+
+    with pytest.raises(ShapeError, match="NaN"):
+        slide_regions(predict, np.ones((1, 9, 4, 4), np.float32), (4, 4, 4), 0.5, 3)
+
+
+def test_logits_of_other_regions_are_refused():
+    with pytest.raises(ShapeError, match=r"shape \(1, 4, 4, 4\) where \(3, 4, 4, 4\)"):
+        slide_regions(lambda w: w, np.ones((1, 9, 4, 4), np.float32), (4, 4, 4), 0.5, 3)
+
+
+# --- answers for whole windows
+
+
+def first_and_last(windows):
+    """Two numbers that tell which part of a volume of ascending voxels a window shows."""
+    assert len(windows) == 1
+    return np.stack([windows.min((1, 2, 3, 4)), windows.max((1, 2, 3, 4))], 1)
+
+
+@given(sizes, st.tuples(*[st.integers(1, 9)] * 3), st.sampled_from([0.0, 0.25, 0.5, 0.9]))
+@settings(max_examples=50, deadline=None)
+def test_a_scans_windows_are_monais_and_cover_it(size, roi, overlap):
+    voxels = ascending((1, *size))
+    seen = np.zeros(voxels.size, bool)
+
+    def predict(windows):
+        assert windows.shape == (1, 1, *roi)
+        seen[windows.astype(int).ravel()] = True
+        return first_and_last(windows)
+
+    rows = slide_scan(predict, voxels, roi, overlap)
+    assert seen.all()
+    if all(n >= r for n, r in zip(size, roi, strict=True)):
+        steps = [r if n == r else max(int(r * (1 - overlap)), 1) for n, r in zip(size, roi, strict=True)]
+        windows = [voxels[0][part] for part in dense_patch_slices(size, roi, steps)]
+        assert rows.tolist() == [[window.min(), window.max()] for window in windows]
+
+
+def test_a_scan_smaller_than_the_window_is_padded_with_each_channels_minimum():
+    voxels = np.stack([ascending((2, 3, 4)) + 5, -ascending((2, 3, 4))])
+    rows = slide_scan(lambda w: w.sum((2, 3, 4)), voxels, (4, 4, 4), 0.5)
+    assert rows.tolist() == [[voxels[0].sum() + 40 * 5, voxels[1].sum() - 40 * 23]] and rows.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("predict", "reason"),
+    [
+        (lambda w: w, r"shape \(1, 4, 4, 4\) where one row of numbers"),
+        (lambda w: w[:, 0, 0, 0, 0], r"shape \(\) where one row"),
+        (lambda w: np.ones((2, 3)), "2 outputs for 1 windows"),
+        (lambda w: np.full((1, 3), np.nan), r"infinite or not a number \(NaN\)"),
+        (lambda w: np.array([[1.0, np.inf]]), "infinite or not a number"),
+        (lambda w: np.ones((1, 2 if w.max() > 70 else 3)), r"one row"),
+    ],
+    ids=["map", "no row", "two", "NaN", "infinite", "varying"],
+)
+def test_outputs_that_cannot_be_told_of_a_scan_are_refused(predict, reason):
+    voxels = ascending((1, 9, 4, 4))
+    with pytest.raises(ShapeError, match=reason):
+        slide_scan(predict, voxels, (4, 4, 4), 0.5)
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])
+def test_an_overlap_that_makes_no_progress_is_refused_for_scans_too(overlap):
+    with pytest.raises(ShapeError, match="overlap"):
+        slide_scan(first_and_last, np.ones((1, 4, 4, 4), np.float32), (4, 4, 4), overlap)

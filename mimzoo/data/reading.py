@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from mimzoo.data.cases import Case, Dataset
 from mimzoo.errors import DataError, suggest
 from mimzoo.recipes import Input
@@ -60,7 +58,7 @@ def read_case(case: Case, dataset: Dataset, input: Input) -> Volume:
     scan = read_scan(files, stored)
     if picked == tuple(range(stored)):
         return scan
-    return replace(scan, voxels=np.ascontiguousarray(scan.voxels[list(picked)]))
+    return replace(scan, voxels=scan.voxels[list(picked)])
 
 
 def read_truth(case: Case, scan: Volume, labels: Mapping[int, str], values: Mapping[int, int]) -> LabelMap:

@@ -1,7 +1,8 @@
 """Many scans at once: masks into a folder, or a table of what is told of each; one that fails stops no other."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mimzoo.answers import Told
@@ -9,12 +10,14 @@ from mimzoo.deploy.graph import first_line
 from mimzoo.deploy.models import Predictor, open_model
 from mimzoo.errors import DataError, ExportError, MimzooError
 from mimzoo.files import replacing
-from mimzoo.masks import LabelMap, RegionMap
+from mimzoo.masks import LabelMap, RegionMap, region_paths
 from mimzoo.nifti import stem_of
 
 CaseProgress = Callable[[int, int, str], object]
 # One scan: its file, or a file for each channel.
 Files = tuple[Path, ...]
+# Only a comma after a NIfTI ending parts two files: folders may have commas in their names.
+BETWEEN = re.compile(r"(?<=\.nii),(?=.)|(?<=\.nii\.gz),(?=.)", re.IGNORECASE)
 
 
 def segment_files(
@@ -32,10 +35,10 @@ def segment_files(
     Raises DataError, before anything is done, when two scans would have one mask or a mask would overwrite a scan, and
     ExportError for a model that draws no masks.
     """
-    targets = _targets([split_files(scan) for scan in scans], Path(out_dir))
     segment = open_model(model, threads)
     if isinstance(segment, Predictor):
         raise ExportError(f"{segment.path}: this model draws no masks but tells of scans; use `mimzoo predict`")
+    targets = _targets([split_files(scan) for scan in scans], Path(out_dir), segment.metadata.task.regions)
     _make_folder(Path(out_dir))
     done: list[Path] = []
 
@@ -47,8 +50,7 @@ def segment_files(
             drawn.save(targets[files])
             done.append(targets[files])
 
-    failures = [failure for _, failure in _attempt(draw, list(targets), progress) if failure is not None]
-    return done, failures
+    return done, _attempt(draw, list(targets), progress)
 
 
 def predict_files(
@@ -56,65 +58,73 @@ def predict_files(
 ) -> tuple[dict[str, Told], list[str]]:
     """Return what is told of each scan, by its name as given, and one sentence for each scan that failed.
 
-    Scans of several files are written as for `segment_files`.
-    Raises ExportError for a model that draws masks.
+    Scans of several files are written as for `segment_files`, and `progress` is called as there.
+    Raises DataError for a scan that is given twice, ExportError for a model that draws masks.
     """
-    tell = Predictor(model, threads)
+    tell = open_model(model, threads)
+    if not isinstance(tell, Predictor):
+        raise ExportError(f"{tell.path}: this model tells nothing of whole scans but draws masks; use `mimzoo segment`")
     found: dict[str, Told] = {}
     names = {split_files(scan): str(scan) for scan in scans}
+    if len(names) < len(scans):
+        raise DataError("a scan is given twice, and would have two rows in a table; give each scan once")
 
     def note(files: Files) -> None:
         found[names[files]] = tell(files)
 
-    failures = [failure for _, failure in _attempt(note, list(names), progress) if failure is not None]
-    return found, failures
+    return found, _attempt(note, list(names), progress)
 
 
 def write_table(path: Path, found: dict[str, Told]) -> None:
-    """Write a CSV with a row for each scan: its name, and what is told of it under the names of the outputs."""
+    """Write a CSV with a row for each scan: its name, and what is told of it under the names of the outputs.
+
+    Raises DataError when it cannot be written; then no file is left behind.
+    """
     names = list(next(iter(found.values()), {}))
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["scan", *names])
-        table.writerows([scan, *(f"{told[name]:.6g}" for name in names)] for scan, told in found.items())
+    _make_folder(path.parent)
+    try:
+        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["scan", *names])
+            table.writerows([scan, *(f"{told[name]:.6g}" for name in names)] for scan, told in found.items())
+    except OSError as error:
+        raise DataError(f"{path}: the table cannot be written ({error.strerror})") from error
 
 
 def split_files(scan: str | Path) -> Files:
-    """Return the files of a scan: one, or those between the commas where there is no file of that very name."""
-    return (Path(scan),) if Path(scan).exists() else tuple(Path(part) for part in str(scan).split(","))
+    """Return the files of a scan: in a text those that commas part, `first.nii.gz,second.nii.gz`; a Path is one."""
+    return (scan,) if isinstance(scan, Path) else tuple(map(Path, BETWEEN.split(scan)))
 
 
-def _attempt(
-    act: Callable[[Files], None], scans: Sequence[Files], progress: CaseProgress | None
-) -> Iterator[tuple[Files, str | None]]:
-    """Yield each scan with the sentence on why it failed, or None."""
+def _attempt(act: Callable[[Files], None], scans: Sequence[Files], progress: CaseProgress | None) -> list[str]:
+    """Return one sentence for each scan on which `act` failed."""
+    failures: list[str] = []
     for number, files in enumerate(scans, 1):
-        failure: str | None = None
         try:
             act(files)
         except MimzooError as error:
-            failure = str(error)
+            failures.append(str(error))
         except (OSError, MemoryError) as error:
-            failure = f"{files[0]}: {first_line(error) or 'out of memory'}"
-        yield files, failure
+            failures.append(f"{files[0]}: {first_line(error) or 'out of memory'}")
         if progress is not None:
             progress(number, len(scans), files[0].name)
+    return failures
 
 
-def _targets(scans: Sequence[Files], folder: Path) -> dict[Files, Path]:
-    """Return the mask of each scan."""
+def _targets(scans: Sequence[Files], folder: Path, regions: Collection[str]) -> dict[Files, Path]:
+    """Return the path of each scan's mask, or that after which the masks of its regions are called."""
     targets: dict[Files, Path] = {}
-    owners: dict[Path, Files] = {}
+    owners: dict[Path, Path] = {}
     inputs = {path.resolve() for files in scans for path in files}
     for files in scans:
-        target = folder / f"{stem_of(files[0])}.nii.gz"
-        if target.resolve() in inputs:
-            raise DataError(f"the mask {target} would overwrite a scan; choose another folder for the masks")
-        other = owners.setdefault(target, files)
-        if files in targets or other != files:
-            both = f"{other[0]} and {files[0]}"
-            raise DataError(f"{both} would both be written to {target}; rename one, or run them apart")
-        targets[files] = target
+        target = targets[files] = folder / f"{stem_of(files[0])}.nii.gz"
+        for mask in region_paths(target, regions).values() if regions else [target]:
+            if mask.resolve() in inputs:
+                raise DataError(f"the mask {mask} would overwrite a scan; choose another folder for the masks")
+            if mask in owners:
+                both = f"{owners[mask]} and {files[0]}"
+                raise DataError(f"{both} would both be written to {mask}; rename one, or run them apart")
+            owners[mask] = files[0]
     return targets
 
 
@@ -122,4 +132,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder}: masks cannot be written there ({error.strerror})") from error
+        raise DataError(f"{folder}: nothing can be written there ({error.strerror})") from error

@@ -51,7 +51,7 @@ def _session(path: Path, threads: int | None) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise MimzooError("an ONNX file is run by ONNX Runtime; install it with: pip install 'mimzoo[deploy]'") from error
+        raise MimzooError("ONNX Runtime is not installed; install it with: pip install 'mimzoo[deploy]'") from error
     if threads is not None and threads < 1:
         raise MimzooError(f"threads must be at least 1, got {threads}")
     options = onnxruntime.SessionOptions()
