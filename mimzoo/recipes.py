@@ -164,12 +164,6 @@ class Scoring(Block):
     lesion_dilation_voxels: Annotated[int, Field(ge=0)] = 3
     lesion_minimum_voxels: Annotated[int, Field(ge=0)] = 0
 
-    @model_validator(mode="after")
-    def _has_dice(self) -> "Scoring":
-        if "dice" not in self.metrics:
-            raise ValueError("metrics must have dice, by which runs are selected and compared")
-        return self
-
 
 class Split(Block):
     """Which cases train and which validate, by id; the others are left out."""
@@ -213,6 +207,12 @@ class Finetuning(Schedule):
     def _splits_once(self) -> "Finetuning":
         if self.split is not None and self.fold is not None:
             raise ValueError("finetuning has both a split and a fold; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_dice(self) -> "Finetuning":
+        if "dice" not in self.scoring.metrics:
+            raise ValueError("scoring.metrics must have dice, by which runs are selected and compared")
         return self
 
 

@@ -119,3 +119,25 @@ def test_what_was_measured_does_not_change_the_recipe_hash():
     card = find_card(SHIPPED)
     assert update_card(card, command="mimzoo finetune").sha256() == card.sha256()
     assert update_card(card, labels={1: "A"}).sha256() != card.sha256()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("regions={All: [Liver, Livr]}", "region 'All' names the unknown label 'Livr'; did you mean 'Liver'"),
+        ("finetuning.scoring={metrics: [hd95_mm]}", "scoring.metrics must have dice"),
+        ("target={column: age}", "a target is told of a whole scan, so there are no `labels`"),
+        ("finetuning.labelled=1.5", "finetuning.labelled"),
+    ],
+)
+def test_a_task_that_cannot_be_is_refused(assignment, sentence):
+    with pytest.raises(CardError, match=sentence):
+        override(find_card(SHIPPED), [assignment])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("vit-mae-phantom", "encoder"), (SHIPPED, "segmenter"), ("vit-mae-adni-cls", "classifier")],
+)
+def test_the_kind_of_a_card_is_that_of_its_task(name, kind):
+    assert find_card(name).kind == kind

@@ -116,3 +116,9 @@ def test_unknown_keys_of_a_target_are_refused():
 def test_a_name_in_a_file_name_has_letters_and_digits_with_single_hyphens_between(name):
     assert slug(slug(name)) == slug(name)
     assert all(part and part.isalnum() for part in slug(name).split("-")) or slug(name) == ""
+
+
+def test_a_value_is_left_out_or_a_class_but_not_both():
+    assert Target(column="diagnosis", classes=("CN", "AD"), leave_out=("MCI",)).leave_out == ("MCI",)
+    with pytest.raises(ValidationError, match="leave_out names 'AD', which is one of the classes"):
+        Target(column="diagnosis", classes=("CN", "AD"), leave_out=("MCI", "AD"))
