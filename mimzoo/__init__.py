@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mimzoo.cards import Card as Card
+    from mimzoo.deploy import Predictor as Predictor
+    from mimzoo.deploy import RegionSegmenter as RegionSegmenter
     from mimzoo.deploy import Segmenter as Segmenter
     from mimzoo.errors import MimzooError as MimzooError
     from mimzoo.hub import find_model as find_model
@@ -22,12 +24,24 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Card": "mimzoo.cards",
     "MimzooError": "mimzoo.errors",
+    "Predictor": "mimzoo.deploy",
+    "RegionSegmenter": "mimzoo.deploy",
     "Segmenter": "mimzoo.deploy",
     "find_model": "mimzoo.hub",
     "hookimpl": "mimzoo.specs",
     "load": "mimzoo.models",
 }
-__all__ = ["Card", "MimzooError", "Segmenter", "__version__", "find_model", "hookimpl", "load"]
+__all__ = [
+    "Card",
+    "MimzooError",
+    "Predictor",
+    "RegionSegmenter",
+    "Segmenter",
+    "__version__",
+    "find_model",
+    "hookimpl",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:
