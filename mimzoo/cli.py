@@ -1,6 +1,5 @@
 """The command line: parse, call, print. Every command imports what it needs, so that listing never waits for torch."""
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -335,6 +334,6 @@ def _cases_progress(title: str) -> Any:
 
 
 def _print(renderable: Any) -> None:
-    from rich.console import Console
+    from mimzoo.listing import show
 
-    Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))).print(renderable)
+    show(renderable)

@@ -1,7 +1,5 @@
 """`mimzoo data`: what comes before training."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -40,18 +38,15 @@ def check(
     ] = None,
 ) -> None:
     """Look through a data set: what each case holds, and all that is wrong; exits with 1 when something is."""
-    from rich.console import Console
-
     from mimzoo.data.check import check_dataset
     from mimzoo.data.report import report_tables
-    from mimzoo.listing import cases_progress
+    from mimzoo.listing import cases_progress, show
 
     with cases_progress("check") as progress:
         report = check_dataset(folder, progress=progress)
-    console = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160")))
     for table in report_tables(report):
-        console.print(table)
-        console.print()
+        show(table)
+        print()
     if out is not None:
         from mimzoo.figures.sheet import draw_sheet
 

@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mimzoo.answers import Told
 from mimzoo.cards import Card, Metric, is_folder_reference, update_card, write_card
 from mimzoo.errors import CardError
 from mimzoo.figures import draw_overlays
 from mimzoo.files import replacing
 from mimzoo.hub import find_model
 from mimzoo.inference import answer_with
-from mimzoo.masks import LabelMap
+from mimzoo.masks import LabelMap, RegionMap
 from mimzoo.metrics import Paired, compare_paired
 from mimzoo.models import load
 from mimzoo.protocols import recipe_of, task_dataset
@@ -88,11 +91,13 @@ def draw_rows(path: Path, rows: Sequence[Row], task: Task) -> None:
         draw_overlays(path, drawn, task.labels if task.kind == "labels" else dict(enumerate(task.outputs, 1)))
 
 
-def _flat(found: Any, scan: Volume) -> LabelMap | None:
-    """Return a label map to be drawn: of overlapping regions, the later ones lie on top."""
-    if isinstance(found, LabelMap) or not hasattr(found, "masks"):
-        return found if isinstance(found, LabelMap) else None
-    flat = next(iter(found.masks.values())).copy()
+def _flat(found: LabelMap | RegionMap | Told | float, scan: Volume) -> LabelMap | None:
+    """Return a label map to be drawn, of overlapping regions with the later ones on top; None of what is no mask."""
+    if isinstance(found, LabelMap):
+        return found
+    if not isinstance(found, RegionMap):
+        return None
+    flat = np.zeros(scan.grid.shape, np.uint8)
     for number, mask in enumerate(found.masks.values(), 1):
         flat[mask != 0] = number
     return LabelMap(flat, scan.grid)

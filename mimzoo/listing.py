@@ -1,9 +1,12 @@
 """Tables for the eye: the models that have a name, the plugins and what they offer. No torch."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from mimzoo.cards import Card, card_folders, read_card
@@ -69,3 +72,8 @@ def cases_progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, case: bar.update(task, completed=done, total=total, description=case)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table as wide as the terminal, or as COLUMNS says (160 by default) where there is none."""
+    Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))).print(renderable)

@@ -61,7 +61,7 @@ def _from_tree(folder: Path) -> Dataset:
 def _named(folder: Path) -> dict[str, Path]:
     """Return id -> scan, where an id is the path below the folder: patient folders often hold equal names."""
     named: dict[str, Path] = {}
-    for path in _scans(folder):
+    for path in list_scans(folder):
         name = case_id("-".join(path.relative_to(folder).parts))
         if name in named:
             raise DataError(f"{folder}: {named[name].name} and {path.name} both give the case {name!r}; rename one")
@@ -69,7 +69,7 @@ def _named(folder: Path) -> dict[str, Path]:
     return named
 
 
-def _scans(folder: Path) -> list[Path]:
+def list_scans(folder: Path) -> list[Path]:
     """Return the NIfTI files below a folder, sorted; hidden files (macOS leaves `._scan.nii.gz`) are passed over."""
     found: list[Path] = []
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""What the heads that bring maps of several strides together have in common."""
+"""What the heads have in common: a convolution with its norm, and checks of the maps they are given."""
 
 from collections.abc import Sequence
 from itertools import pairwise

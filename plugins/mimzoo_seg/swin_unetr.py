@@ -10,8 +10,8 @@ from mimzoo.errors import ShapeError
 from mimzoo.norms import Norm
 from mimzoo.tokens import Size, sized
 from mimzoo_seg.args import SwinUnetrArgs
+from mimzoo_seg.maps import SLOPE
 
-SLOPE = 0.01
 VOXEL: Size = (1, 1, 1)
 
 

@@ -9,8 +9,7 @@ from mimzoo.errors import ShapeError
 from mimzoo.norms import Norm
 from mimzoo.tokens import Size, sized
 from mimzoo_seg.args import UnetrArgs
-
-SLOPE = 0.01
+from mimzoo_seg.maps import SLOPE, convolve
 
 
 class Unetr(nn.Module):
@@ -35,7 +34,7 @@ class Unetr(nn.Module):
         widths = [min(args.width * 2**level, args.max_width) for level in range(len(levels) - 1)] + [channels[-1]]
         self.taps = [_tap(level, len(levels), len(channels)) for level in range(1, len(levels) - 1)]
         self.used_maps = tuple(sorted({*self.taps, len(channels) - 1}))
-        self.voxels = _conv(in_channels, widths[0], args.norm)
+        self.voxels = convolve(in_channels, widths[0], args.norm)
         self.skips = nn.ModuleList(
             _raise(channels[tap], widths, levels, level, args.norm) for level, tap in enumerate(self.taps, 1)
         )
@@ -61,7 +60,7 @@ class Residual(nn.Module):
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *_conv(width, width, norm), nn.Conv3d(width, width, 3, padding=1, bias=False), Norm(norm, width)
+            *convolve(width, width, norm), nn.Conv3d(width, width, 3, padding=1, bias=False), Norm(norm, width)
         )
         self.act = nn.LeakyReLU(SLOPE, inplace=True)
 
@@ -92,11 +91,6 @@ def _tap(level: int, levels: int, maps: int) -> int:
     """Return which map feeds a level between: earlier maps the finer levels, evenly over all but the last map."""
     between = levels - 2
     return round((level - 1) * max(maps - 2, 0) / (between - 1)) if between > 1 else max(maps - 2, 0)
-
-
-def _conv(before: int, after: int, norm: str) -> nn.Sequential:
-    convolution = nn.Conv3d(before, after, 3, padding=1, bias=False)
-    return nn.Sequential(convolution, Norm(norm, after), nn.LeakyReLU(SLOPE, inplace=True))
 
 
 def _up(before: int, after: int, coarse: Size, fine: Size) -> nn.ConvTranspose3d:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimzoo.data.folders import _scans
+from mimzoo.data.folders import list_scans
 from mimzoo.data.layouts.table import Entry
 from mimzoo.errors import DataError
 
@@ -38,7 +38,7 @@ def gather(folder: Path, naming: Naming) -> dict[str, Files]:
     """
     matcher = re.compile(rf"(?:.*/)?{naming.pattern}\.nii(?:\.gz)?", re.IGNORECASE)
     cases: dict[str, Files] = {}
-    for path in (found.relative_to(folder) for found in _scans(folder)):
+    for path in (found.relative_to(folder) for found in list_scans(folder)):
         match = matcher.fullmatch(path.as_posix())
         if match is None:
             continue
