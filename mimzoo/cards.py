@@ -6,77 +6,23 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
+from mimzoo.blocks import CardBlock, model_index
 from mimzoo.errors import CardError, UnknownNameError, suggest
 from mimzoo.files import replacing
-from mimzoo.recipes import Block, Component, Finetuning, Input, Labels, Pretraining
+from mimzoo.recipes import Block
 from mimzoo.registry import registry
-from mimzoo.tasks import Regions, Target, Task, make_task
 
 NAME = re.compile(r"[a-z0-9]+(?:[-.][a-z0-9]+)*")
 FENCE = "---\n"
+# Front matter that is read and written by itself; the rest is kept as it is.
+DERIVED = {"mimzoo", "model-index"}
 # The safe loader, in C where PyYAML was built with it.
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class Artefact(Block):
-    """A file of a model by its content; `repo` and `tag` say where on the Hub it is published."""
-
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    bytes: Annotated[int, Field(ge=1)]
-    repo: str | None = None
-    tag: str | None = None
-
-
-class Licence(Block):
-    """The licence of the code that made a model, and of the data that its weights were trained on."""
-
-    code: str
-    data: str
-
-
-class Metric(Block):
-    """A measured number with the protocol that produced it."""
-
-    name: str
-    value: float
-    data: str
-    protocol: str
-
-
-class CardBlock(Block):
-    """The `mimzoo:` block of a card's front matter."""
-
-    format: Literal[1]
-    encoder: Component
-    input: Input
-    pretraining: Pretraining | None = None
-    finetuning: Finetuning | None = None
-    labels: Labels | None = None
-    regions: Regions | None = None
-    target: Target | None = None
-    weights: Artefact | None = None
-    pretraining_weights: Artefact | None = None
-    onnx: Artefact | None = None
-    licence: Licence
-    command: str | None = None
-    overrides: tuple[str, ...] = ()
-    metrics: tuple[Metric, ...] = ()
-
-    @model_validator(mode="after")
-    def _task_fits(self) -> "CardBlock":
-        if self.finetuning is not None or self.labels or self.regions or self.target:
-            make_task(self.labels, self.regions, self.target)
-        return self
-
-    @property
-    def task(self) -> Task:
-        """Return what the model answers; ValueError for an encoder's card, which describes no task."""
-        return make_task(self.labels, self.regions, self.target)
 
 
 @dataclass(frozen=True)
@@ -92,9 +38,7 @@ class Card:
     @property
     def kind(self) -> str:
         """Return "encoder", "segmenter", "classifier" or "regressor"."""
-        if self.block.finetuning is None:
-            return "encoder"
-        return {"classes": "classifier", "value": "regressor"}.get(self.block.task.kind, "segmenter")
+        return self.block.kind
 
     def file(self, name: str) -> Path | None:
         """Return the path of a file beside the card, or None when it is not there."""
@@ -127,14 +71,17 @@ def parse_card(name: str, front: dict[str, Any], text: str, folder: Path | None)
     """
     if not isinstance(front.get("mimzoo"), dict):
         raise CardError(f"card {name}: the front matter has no `mimzoo:` block; see CONTRIBUTING.md for its keys")
-    rest = {key: value for key, value in front.items() if key != "mimzoo"}
+    rest = {key: value for key, value in front.items() if key not in DERIVED}
     # JSON mode takes lists for tuples and stays strict about everything else.
     raw = json.dumps(front["mimzoo"], default=str)
     try:
         block = CardBlock.model_validate_json(raw, strict=True)
     except ValidationError as error:
         raise CardError(f"card {name}: {explain(error, CardBlock)}") from None
-    return Card(str(rest.get("model_name", name)), block, rest, text, folder)
+    named = str(rest.get("model_name", name))
+    if "model_name" in rest and not NAME.fullmatch(named):
+        raise CardError(f"card {name}: model_name: {named!r} is no name; write small letters, digits and hyphens")
+    return Card(named, block, rest, text, folder)
 
 
 def explain(error: ValidationError, model: type[Block]) -> str:
@@ -197,15 +144,23 @@ def _split(path: Path) -> tuple[dict[str, Any], str]:
     return front, parts[2]
 
 
-def write_card(card: Card, folder: Path) -> Path:
-    """Return the path of README.md written into `folder`: front matter in a fixed order, then the card's text."""
+def render_card(card: Card) -> str:
+    """Return the content of a card's README.md: front matter in a fixed order, then the card's text.
+
+    Its `model-index`, from which the Hub shows figures, is made from the metrics.
+    """
     block = card.block.model_dump(mode="json", exclude_none=True, exclude_defaults=False)
-    front = {**card.front, "model_name": card.name, "mimzoo": block}
-    content = FENCE + yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120) + FENCE + card.text
+    index = model_index(card.name, card.block)
+    front = {**card.front, "model_name": card.name, **({"model-index": index} if index else {}), "mimzoo": block}
+    return FENCE + yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=120) + FENCE + card.text
+
+
+def write_card(card: Card, folder: Path) -> Path:
+    """Return the path of README.md written into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
     with replacing(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_text(render_card(card), encoding="utf-8")
     return path
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mimzoo.answers import Told
-from mimzoo.cards import Card, Metric, is_folder_reference, update_card, write_card
+from mimzoo.blocks import Metric
+from mimzoo.cards import Card, is_folder_reference, update_card, write_card
 from mimzoo.errors import CardError
 from mimzoo.figures import draw_overlays
 from mimzoo.files import replacing

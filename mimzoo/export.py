@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mimzoo.cards import Artefact, Card, is_folder_reference, update_card, write_card
+from mimzoo.blocks import Artefact
+from mimzoo.cards import Card, is_folder_reference, update_card, write_card
 from mimzoo.deploy import Metadata, Scan
 from mimzoo.errors import CardError, ExportError
 from mimzoo.files import replacing

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mimzoo.cards import Artefact, Card, find_card, read_card
+from mimzoo.blocks import Artefact
+from mimzoo.cards import Card, find_card, read_card
 from mimzoo.errors import UnknownNameError, WeightsError
 
 SCHEME = "hf://"

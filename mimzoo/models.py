@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mimzoo.cards import Card, CardBlock
+from mimzoo.blocks import CardBlock
+from mimzoo.cards import Card
 from mimzoo.errors import ShapeError, WeightsError
 from mimzoo.hub import find_model
 from mimzoo.recipes import Component, Input, Pretraining

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mimzoo.cards import Card, Metric, mimzoo_home, update_card, write_card
+from mimzoo.blocks import Metric
+from mimzoo.cards import Card, mimzoo_home, update_card, write_card
 from mimzoo.data.augment import build_augmentation
 from mimzoo.data.crops import CropDataset
 from mimzoo.data.datasets import read_dataset

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mimzoo.cards import Artefact, Card, read_card, update_card, write_card
+from mimzoo.blocks import Artefact
+from mimzoo.cards import Card, read_card, update_card, write_card
 from mimzoo.errors import CardError, DataError
 from mimzoo.training import CHECKPOINTS
 from mimzoo.weights import save_weights

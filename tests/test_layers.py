@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"mimzoo", "errors", "specs", "recipes", "tasks", "files"},
-    {"registry", "cards", "scaffold", "grids", "regrid", "nifti", "masks", "volume", "sliding", "answers"},
+    {"registry", "blocks", "cards", "scaffold", "grids", "regrid", "nifti", "masks", "volume", "sliding", "answers"},
     {"hub", "deploy", "listing"},
     {
         "tokens",

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from mimzoo.cards import Artefact, find_card, read_card, update_card, write_card
+from mimzoo.blocks import Artefact
+from mimzoo.cards import find_card, read_card, update_card, write_card
 from mimzoo.models import load
 from mimzoo.weights import read_weights, save_weights
 
