@@ -16,7 +16,7 @@ from mimzoo.evaluate import evaluate
 from mimzoo.export import export
 from mimzoo.figures import Overlay, draw_summary
 from mimzoo.finetune import finetune
-from mimzoo.models import load
+from mimzoo.models import load_card
 from mimzoo.phantoms import write_phantoms
 from mimzoo.pretrain import prepare_scans, pretrain, reconstruct_example
 from mimzoo.recipes import Input, ZScore
@@ -79,7 +79,7 @@ def demo(
     mask.save(out / "mask.nii.gz")
     say(f"segmented {case.image.name} without torch into {out / 'mask.nii.gz'}, in the scan's own grid")
     picture = draw_picture(out, data, case, mask, dice)
-    kept = load(out / "pretrained")
+    kept = load_card(read_card(out / "pretrained"))
     parameters = sum(parameter.numel() for parameter in kept.parameters())
     say(f"loaded {out / 'pretrained'} with mimzoo.load: {parameters / 1e6:.1f} M parameters, {kept.report}")
     say(f"look at {picture} (all of it took {time.monotonic() - begun:.0f} s)")

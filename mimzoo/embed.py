@@ -12,8 +12,9 @@ from mimzoo.cards import Card
 from mimzoo.deploy import split_files
 from mimzoo.errors import DataError
 from mimzoo.grids import Floats
+from mimzoo.hub import find_model
 from mimzoo.inference import numpy_predictor
-from mimzoo.models import load
+from mimzoo.models import load_card
 from mimzoo.nifti import stem_of
 from mimzoo.recipes import Input
 from mimzoo.sliding import slide_scan
@@ -60,7 +61,7 @@ def embed(reference: str | Path, scans: Sequence[str], out: Path, progress: Any 
 
 def encoder_of(reference: str | Path) -> tuple[Card, Callable[[Volume], Floats]]:
     """Return a model's card, and the function from a scan to the vector (D,) that its encoder makes of it."""
-    model = load(reference)
+    model = load_card(find_model(reference))
     encoder: Encoder = getattr(model, "encoder", model)
     return model.card, lambda scan: scan_vector(encoder, scan, model.card.block.input)
 

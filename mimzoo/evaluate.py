@@ -18,7 +18,7 @@ from mimzoo.hub import find_model
 from mimzoo.inference import answer_with
 from mimzoo.masks import LabelMap, RegionMap
 from mimzoo.metrics import Paired, compare_paired
-from mimzoo.models import load
+from mimzoo.models import load_card
 from mimzoo.protocols import recipe_of, task_dataset
 from mimzoo.scoring import Result, Row, Scored, answer_cases, case_values, score_row, summarise_cases, summary_values
 from mimzoo.tasks import Task
@@ -49,7 +49,7 @@ def evaluate(
     Raises CardError when the model has no task, DataError when the data do not serve it or the split is not there.
     """
     card = find_model(reference)
-    answering = answer_with(load(reference), card)
+    answering = answer_with(load_card(card), card)
     dataset = task_dataset(card, data)
     cases, task, scoring = dataset.cases(split), card.block.task, recipe_of(card).scoring
     scored: dict[str, Scored] = {}

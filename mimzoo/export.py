@@ -22,7 +22,7 @@ from mimzoo.deploy import Metadata, Scan
 from mimzoo.errors import CardError, ExportError
 from mimzoo.files import replacing
 from mimzoo.hub import find_model
-from mimzoo.models import load
+from mimzoo.models import load_card
 from mimzoo.phantoms import make_phantom
 from mimzoo.recipes import Size
 from mimzoo.sliding import slide, slide_regions, slide_scan
@@ -68,7 +68,7 @@ def export(reference: str | Path, out: Path | None = None, scan: Scan | None = N
     card = find_model(reference)
     if card.block.finetuning is None:
         raise CardError(f"{card.name} is an encoder; export a model with a task, see `mimzoo list`")
-    model = load(reference)
+    model = load_card(card)
     path = out or default_path(reference, card)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = onnx_bytes(model, card)

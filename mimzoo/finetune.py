@@ -19,7 +19,7 @@ from mimzoo.hub import find_model
 from mimzoo.inference import answer_with
 from mimzoo.losses import task_loss
 from mimzoo.metrics import Summary
-from mimzoo.models import Scaled, TaskModel, build_model, load
+from mimzoo.models import Scaled, TaskModel, build_model, load_card
 from mimzoo.protocols import recipe_of, training_dataset, truths
 from mimzoo.recipes import Scoring
 from mimzoo.runs import begin_run, keep_weights
@@ -93,7 +93,7 @@ def start_from(encoder: nn.Module, card: Card, reference: str) -> None:
             f"card {card.name} has the encoder {block.encoder.name}, its start {reference} has "
             f"{start.block.encoder.name}; name a start with the same encoder, or `scratch`"
         )
-    loaded = load(reference, crop=block.input.crop, in_channels=len(block.input.channels))
+    loaded = load_card(start, crop=block.input.crop, in_channels=len(block.input.channels))
     load_state(encoder, getattr(loaded, "encoder", loaded).state_dict())
 
 

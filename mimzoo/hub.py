@@ -60,7 +60,7 @@ def fetch(reference: HubReference, *, local_files_only: bool = False) -> Path:
     return Path(folder)
 
 
-def find_model(reference: str | Path) -> Card:
+def find_model(reference: str | Path, *, local_files_only: bool = False) -> Card:
     """Return the card of a model with its files at hand as far as they exist.
 
     Takes a bare name, a folder, or `hf://org/name@revision`; weights named by the card but not beside it come from

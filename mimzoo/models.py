@@ -1,15 +1,19 @@
 """The one place where specs become torch modules, and where a model's verified weights are loaded."""
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from mimzoo.blocks import CardBlock
 from mimzoo.cards import Card
 from mimzoo.errors import ShapeError, WeightsError
 from mimzoo.hub import find_model
+from mimzoo.loaded import Loadable
 from mimzoo.recipes import Component, Input, Pretraining
 from mimzoo.registry import find, registry
 from mimzoo.tasks import Task
@@ -19,13 +23,14 @@ from mimzoo.weights import LoadReport, load_state, read_weights
 PROBED = 16
 
 
-class TaskModel(nn.Module):
+class TaskModel(Loadable):
     """An encoder and the head that turns its maps into the outputs of a task."""
 
     def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         super().__init__()
         self.encoder: Encoder = encoder
         self.head = head
+        self.crop_multiple = encoder.crop_multiple
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return logits (B, outputs, X, Y, Z) of a volume (B, C, X, Y, Z), or (B, outputs) where it tells of scans."""
@@ -146,13 +151,18 @@ def build_model(block: CardBlock, crop: Size | None = None, in_channels: int | N
 
     Raises UnknownNameError or ShapeError when a part is not there, cannot be built, or does not suit the task.
     """
+    channels = in_channels or len(block.input.channels)
+    encoder = build_encoder(block.encoder, channels, crop or block.input.crop)
+    return TaskModel(encoder, build_task_head(block, encoder, channels))
+
+
+def build_task_head(block: CardBlock, encoder: Encoder, in_channels: int) -> nn.Module:
+    """Return a freshly initialised head for a card's task on its encoder; raises errors as `build_model`."""
     recipe, task = block.finetuning, block.task
     assert recipe is not None  # the card has a task
-    channels = len(block.input.channels) if in_channels is None else in_channels
     _check_head(recipe.head, task)
-    encoder = build_encoder(block.encoder, channels, crop or block.input.crop)
-    head = build_head(recipe.head, encoder, channels, len(task.outputs))
-    return TaskModel(encoder, Scaled(head) if task.kind == "value" else head)
+    head = build_head(recipe.head, encoder, in_channels, len(task.outputs))
+    return Scaled(head) if task.kind == "value" else head
 
 
 def _check_head(head: Component, task: Task) -> None:
@@ -168,30 +178,90 @@ def _check_head(head: Component, task: Task) -> None:
 
 
 def load(
-    reference: str | Path, device: str | torch.device = "cpu", crop: Size | None = None, in_channels: int | None = None
+    reference: str | Path,
+    *,
+    in_channels: int | None = None,
+    crop: Size | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    head: str | None = None,
+    classes: int | None = None,
+    local_files_only: bool = False,
 ) -> Any:
     """Return the trained model of a card in evaluation mode: its encoder, or its TaskModel where it has a task.
 
-    `reference` is a bare name, a folder, or `hf://org/name@revision`. For another `crop` or number of `in_channels`
-    than the card's, positions are resized and input weights adapted. `.card` is the card, `.report` what was done.
+    `reference` is a bare name, a folder, or `hf://org/name@revision`; with `local_files_only` the network is not
+    asked. For another `crop` or number of `in_channels` than the card's, positions are resized and input weights
+    adapted. `head` asks for a new head of that name and `classes` for that many outputs (background included): what
+    of the head is not in the weights is freshly initialised. On what comes back, `.card` is the card, `.report` says
+    what was done (as one line on the standard error does), `.features(volume)` gives the maps and
+    `.preprocess(scan)` prepares a scan.
     Raises WeightsError when there are no weights yet, or they are damaged or do not fit; UnknownNameError for a name
-    that nobody knows.
+    that nobody knows; ShapeError when a part cannot be built like that.
     """
-    card = find_model(reference)
-    state, block = _read(card), card.block
-    model: nn.Module
-    if block.finetuning is None:
-        model = build_encoder(block.encoder, in_channels or len(block.input.channels), crop or block.input.crop)
-        report = _fill(nn.ModuleDict({"encoder": model}), state)
-    else:
-        model = build_model(block, crop, in_channels)
-        report = _fill(model, state)
-    for name, value in (("card", card), ("report", report)):
+    card = find_model(reference, local_files_only=local_files_only)
+    model = load_card(card, in_channels=in_channels, crop=crop, dtype=dtype, head=head, classes=classes)
+    print(f"mimzoo: {card.name}: {model.report}", file=sys.stderr)
+    return model.to(device)
+
+
+def load_card(
+    card: Card,
+    *,
+    in_channels: int | None = None,
+    crop: Size | None = None,
+    dtype: torch.dtype | None = None,
+    head: str | None = None,
+    classes: int | None = None,
+) -> Any:
+    """Return what `load` does of a card whose files are at hand, on the CPU, and print nothing.
+
+    Modules are built without memory and take over the tensors that are mapped from the file: no weight is
+    initialised that is loaded, and none is copied unless its precision or shape changes.
+    """
+    state = read_state(card)
+    seen = _seen(card.block.input, in_channels, crop)
+    new_head = head is not None or classes is not None
+    with init_empty_weights(include_buffers=False):
+        encoder = build_encoder(card.block.encoder, len(seen.channels), seen.crop)
+    with nullcontext() if new_head else init_empty_weights(include_buffers=False):
+        model = _with_head(card, encoder, len(seen.channels), head, classes)
+    report = _fill(model.to(dtype), state, new_head)
+    for name, value in (("card", card), ("report", report), ("input", seen)):
         setattr(model, name, value)
-    return model.to(device).eval()
+    return model.eval()
 
 
-def _read(card: Card) -> dict[str, Tensor]:
+def _seen(input: Input, in_channels: int | None, crop: Size | None) -> Input:
+    """Return what a model sees of a scan when it is asked for other channels or another crop."""
+    channels = input.channels
+    if in_channels not in (None, len(channels)):
+        channels = tuple(f"channel {number}" for number in range(1, int(in_channels or 0) + 1))
+    return Input.model_validate({**input.model_dump(), "channels": channels, "crop": tuple(crop or input.crop)})
+
+
+def _with_head(
+    card: Card, encoder: Encoder, channels: int, head: str | None, classes: int | None
+) -> Encoder | TaskModel:
+    """Return the encoder alone, or with the head of its card, or with the new one that was asked for."""
+    recipe = card.block.finetuning
+    if head is None and classes is None:
+        return encoder if recipe is None else TaskModel(encoder, build_task_head(card.block, encoder, channels))
+    if head is None and recipe is None:
+        known = ", ".join(offer.name for offer in registry().of_kind("head"))
+        raise ShapeError(f"{card.name} is an encoder without a head; name a new one too, such as head='unetr': {known}")
+    if classes is None and recipe is None:
+        raise ShapeError(f"{card.name} has no task that tells how many outputs a head has; add classes=2 or the like")
+    outputs = classes if classes is not None else len(card.block.task.outputs)
+    component = recipe.head if head is None and recipe is not None else Component(name=str(head))
+    return TaskModel(encoder, build_head(component, encoder, channels, outputs))
+
+
+def read_state(card: Card) -> dict[str, Tensor]:
+    """Return the verified tensors of a card, `encoder.*` and, where it has a task, `head.*`.
+
+    Raises WeightsError when there are none yet, or the file is not there, damaged or another.
+    """
     weights = card.block.weights
     if weights is None:
         command = "finetune" if card.block.finetuning else "pretrain"
@@ -202,11 +272,13 @@ def _read(card: Card) -> dict[str, Tensor]:
     return read_weights(path, weights.sha256)
 
 
-def _fill(model: nn.Module, state: dict[str, Tensor]) -> LoadReport:
-    """Return the report of loading a card's tensors, named `encoder.*` and, in a segmenter, `head.*`."""
+def _fill(model: nn.Module, state: dict[str, Tensor], new_head: bool) -> LoadReport:
+    """Return the report of loading a card's tensors, named `encoder.*` and, in a task model, `head.*`."""
+    whole = model if isinstance(model, TaskModel) else nn.ModuleDict({"encoder": model})
 
     def names(attribute: str) -> set[str]:
-        parts = model.named_children()
+        parts = whole.named_children()
         return {f"{part}.{key}" for part, module in parts for key in getattr(module, attribute, ())}
 
-    return load_state(model, state, names("grid_parameters"), names("input_parameters"))
+    fresh = {key for key in (*whole.state_dict(), *state) if key.startswith("head.")} if new_head else set()
+    return load_state(whole, state, names("grid_parameters"), names("input_parameters"), fresh)

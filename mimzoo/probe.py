@@ -23,8 +23,9 @@ from mimzoo.data.tables import check_targets, target_of
 from mimzoo.embed import scan_vector
 from mimzoo.errors import DataError
 from mimzoo.files import replacing
+from mimzoo.hub import find_model
 from mimzoo.metrics import Classification, score_classification
-from mimzoo.models import load
+from mimzoo.models import load_card
 from mimzoo.tokens import Encoder
 from mimzoo.volume import pad_to
 
@@ -68,7 +69,7 @@ def probe(
     2104.14294) are fitted to the training cases and measured on the validation cases; nothing is tuned on these.
     Raises DataError when the data set has no such targets or labels, or a part has one class only.
     """
-    model = load(reference)
+    model = load_card(find_model(reference))
     encoder: Encoder = getattr(model, "encoder", model)
     dataset, card = read_dataset(data), model.card
     if column is None:

@@ -97,7 +97,16 @@ class HeadSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ImporterSpec(Spec):
-    """A reader of another project's checkpoint format."""
+    """A reader of another project's checkpoint format: `source` is what to cite.
+
+    `licence` is that of published weights in this format and `data_licence` that of what they were trained on,
+    "unknown" where it is not stated; without `republish` the licence does not let others pass them on.
+    """
+
+    licence: str = "unknown"
+    data_licence: str = "unknown"
+    republish: bool = True
+    url: str | None = None
 
 
 @hookspec

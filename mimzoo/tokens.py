@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mimzoo.errors import ShapeError
+from mimzoo.loaded import Loadable
 
 Size = tuple[int, int, int]
 AXES = "XYZ"
@@ -39,7 +40,7 @@ class Loss:
     baseline: Tensor | None = None
 
 
-class Encoder(nn.Module):
+class Encoder(Loadable):
     """Base of the encoders, built as `cls(args, in_channels, crop)`.
 
     `channels` and `strides` (voxels per cell) describe the maps of `forward`, finest first; the tokens of `encode`
@@ -51,7 +52,6 @@ class Encoder(nn.Module):
     channels: tuple[int, ...]
     strides: tuple[Size, ...]
     mask_unit: Size
-    crop_multiple: Size
     token_width: int
     depth: int
     # Names of parameters (1, D, GX, GY, GZ) that are resized when weights come from a crop of another size,

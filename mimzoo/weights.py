@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -24,7 +24,8 @@ ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 class LoadReport:
     """What became of each tensor: `resized` to another grid, `adapted` to other input channels, or `loaded` as it is.
 
-    `missing` were wanted and not there, `unexpected` there and not wanted, `unfit` of another shape or kind.
+    `missing` were wanted and not there, `unexpected` there and not wanted, `unfit` of another shape or kind: of a
+    model that was loaded nonetheless, those of the new head that was asked for.
     """
 
     loaded: tuple[str, ...] = ()
@@ -82,22 +83,24 @@ def _check_saved(state: Mapping[str, Tensor]) -> None:
 def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file on the CPU, after its content was found to have that sha256.
 
+    They are mapped from the file: memory is taken for what is used, and what is written to them stays in memory.
     Raises WeightsError for a file that is missing, damaged, in another format (pickles are never read), or another.
     """
     try:
-        content = Path(path).read_bytes()
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            kind = _kind(file)
     except OSError as error:
         raise WeightsError(f"cannot read the weights {path}: {error.strerror or error}") from None
-    found = hashlib.sha256(content).hexdigest()
     if sha256 is not None and found != sha256:
         raise WeightsError(
             f"{path} is not the file that its card names: sha256 {found[:12]}..., expected {sha256[:12]}...; "
             "delete it and fetch it again"
         )
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} is {_kind(content)}, so nothing of it is read ({error})") from None
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} is {kind}, so nothing of it is read ({error})") from None
     return tensors
 
 
@@ -111,28 +114,47 @@ def read_about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _kind(content: bytes) -> str:
-    if content.startswith((ZIP, PICKLE)):
+def is_pickle(file: BinaryIO) -> bool:
+    """Return whether an open file begins as a pickle does, or as an archive of torch.save."""
+    file.seek(0)
+    return file.read(4).startswith((ZIP, PICKLE))
+
+
+def _kind(file: BinaryIO) -> str:
+    if is_pickle(file):
         return "a pickle (as torch.save writes), which can run code when it is opened, not a safetensors file"
     return "a truncated or damaged safetensors file, or none at all"
 
 
 def load_state(
-    module: nn.Module, state: Mapping[str, Tensor], grids: Collection[str] = (), inputs: Collection[str] = ()
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    grids: Collection[str] = (),
+    inputs: Collection[str] = (),
+    fresh: Collection[str] = (),
 ) -> LoadReport:
-    """Return the report of loading `state` into a module, all of it or nothing.
+    """Return the report of loading `state` into a module, all of it or nothing; the module takes the tensors over.
 
     `grids` names parameters (1, D, GX, GY, GZ) that may be resized trilinearly; `inputs` those whose axis 1 is the
-    input channels, which may be adapted. Half-precision tensors take the precision of the module.
-    Raises WeightsError that names up to three keys when anything is missing, unexpected or does not fit.
+    input channels, which may be adapted; of those in `fresh` the module keeps its own where the state has nothing that
+    fits, and what the state has under such names may be left over. Tensors take the precision of the module.
+    Raises WeightsError that names up to three keys when anything else is missing, unexpected or does not fit.
     """
     wanted = module.state_dict()
     fitted = {key: _fit(state[key], wanted[key], key in grids, key in inputs) for key in wanted if key in state}
     report = _report(wanted, state, fitted)
-    if not report.complete():
-        raise WeightsError(f"these weights do not fit the module: {_complaint(report, wanted, state)}")
-    module.load_state_dict({key: tensor for key, tensor in fitted.items() if tensor is not None})
+    amiss = _without(report, set(fresh))
+    if not amiss.complete():
+        raise WeightsError(f"these weights do not fit the module: {_complaint(amiss, wanted, state)}")
+    taken = {key: tensor for key, tensor in fitted.items() if tensor is not None}
+    module.load_state_dict({**wanted, **taken}, assign=True)
     return report
+
+
+def _without(report: LoadReport, names: set[str]) -> LoadReport:
+    """Return the report without what is amiss under these names."""
+    amiss = ("missing", "unexpected", "unfit")
+    return replace(report, **{what: tuple(n for n in getattr(report, what) if n not in names) for what in amiss})
 
 
 def _fit(given: Tensor, wanted: Tensor, is_grid: bool, is_input: bool) -> Tensor | None:

@@ -16,7 +16,9 @@ LAYERS = [
         "tokens",
         "transformer",
         "norms",
+        "loaded",
         "weights",
+        "checkpoints",
         "models",
         "data",
         "metrics",
@@ -31,7 +33,7 @@ LAYERS = [
         "runs",
         "testing",
     },
-    {"reconstruct", "pretrain", "finetune", "evaluate", "scoreboard", "export", "embed", "probe", "demo"},
+    {"reconstruct", "importing", "pretrain", "finetune", "evaluate", "scoreboard", "export", "embed", "probe", "demo"},
     {"cli", "cli_data", "options", "__main__"},
 ]
 HEAVY = {"torch", "monai", "accelerate", "blosc2", "matplotlib", "scipy", "onnx"}
