@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mimzoo.deploy import Segmenter as Segmenter
     from mimzoo.errors import MimzooError as MimzooError
     from mimzoo.hub import find_model as find_model
+    from mimzoo.listing import info as info
+    from mimzoo.listing import list_models as list_models
     from mimzoo.models import load as load
     from mimzoo.specs import hookimpl as hookimpl
 
@@ -29,6 +31,8 @@ _PUBLIC = {
     "Segmenter": "mimzoo.deploy",
     "find_model": "mimzoo.hub",
     "hookimpl": "mimzoo.specs",
+    "info": "mimzoo.listing",
+    "list_models": "mimzoo.listing",
     "load": "mimzoo.models",
 }
 __all__ = [
@@ -40,6 +44,8 @@ __all__ = [
     "__version__",
     "find_model",
     "hookimpl",
+    "info",
+    "list_models",
     "load",
 ]
 

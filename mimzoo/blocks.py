@@ -57,7 +57,8 @@ class Metric(Block):
 class Origin(Block):
     """Where imported weights come from: the file by its content, its format, its licence, what to cite.
 
-    `args` are the importer's choices; without `republish` the licence does not let others pass the weights on.
+    `args` are the importer's options, `notes` what it decided without one; without `republish` the licence does not
+    let others pass the weights on.
     """
 
     format: str
@@ -65,6 +66,7 @@ class Origin(Block):
     sha256: Sha256
     bytes: Annotated[int, Field(ge=1)]
     args: dict[str, JsonValue] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     url: str | None = None
     licence: Text
     republish: bool

@@ -48,7 +48,8 @@ class Checkpoint:
 class Imported:
     """What an importer makes of a checkpoint: `tensors` are `encoder.*` and, with a head, `head.*`.
 
-    `left_out` says of tensors that have no place here why. With a `head` it is a segmenter of these `labels`.
+    `left_out` says of tensors that have no place here why, `notes` what was decided that neither shapes nor options
+    tell. With a `head` it is a segmenter of these `labels`.
     """
 
     encoder: Component
@@ -57,6 +58,7 @@ class Imported:
     left_out: Mapping[str, str]
     head: Component | None = None
     labels: Labels | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mimzoo import __version__
+from mimzoo import __version__, cli_models
 from mimzoo.cli_data import data_app
 from mimzoo.errors import MimzooError
 
@@ -30,6 +30,7 @@ Data = Annotated[Path, typer.Option("--data", help="A folder with a Decathlon da
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run's folder; by default runs/NAME.")]
 Scans = Annotated[list[str], typer.Argument(help="NIfTI scans; one of several files as flair.nii.gz,t1.nii.gz.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder where it was stopped.")]
+Start = Annotated[str | None, typer.Option("--from", help="Whose weights to begin from; `scratch` for none.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the card: key.path=value.")]
 SaveSeconds = Annotated[float, typer.Option(help="Save the state at least this often.")]
 
@@ -63,12 +64,11 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-@app.command("list")
-def list_() -> None:
-    """List the models that have a name, and where their weights are."""
-    from mimzoo.listing import models_table
-
-    _print(models_table())
+app.command("list")(cli_models.list_)
+app.command()(cli_models.info)
+app.command("import")(cli_models.import_)
+app.command()(cli_models.pull)
+app.command()(cli_models.publish)
 
 
 @app.command()
@@ -103,14 +103,17 @@ def pretrain(
     model: Model,
     data: Data,
     out: Out = None,
+    start: Start = None,
     resume: Resume = False,
     set_: Assignments = None,
     save_seconds: SaveSeconds = 60.0,
 ) -> None:
     """Pretrain an encoder on scans without labels, from its card's recipe."""
+    from mimzoo.options import start_assignment
     from mimzoo.pretrain import pretrain as run
 
-    _train(run, model, data, out, resume, set_ or [], save_seconds)
+    assignments = [*(set_ or []), *([start_assignment("pretraining", start)] if start else [])]
+    _train(run, model, data, out, resume, assignments, save_seconds)
 
 
 @app.command()
@@ -131,9 +134,7 @@ def finetune(
     model: Model,
     data: Data,
     out: Out = None,
-    start: Annotated[
-        str | None, typer.Option("--from", help="Whose encoder weights to begin from; `scratch` for none.")
-    ] = None,
+    start: Start = None,
     labelled: Annotated[
         str | None, typer.Option(help="Train on that many labelled cases, or that share of them if below 1.")
     ] = None,

@@ -13,19 +13,17 @@ from mimzoo.data.augment import build_augmentation
 from mimzoo.data.crops import CropDataset
 from mimzoo.data.datasets import Dataset
 from mimzoo.data.store import Store, prepare_dataset
-from mimzoo.errors import ShapeError
 from mimzoo.figures import draw_curves
-from mimzoo.hub import find_model
 from mimzoo.inference import answer_with
 from mimzoo.losses import task_loss
 from mimzoo.metrics import Summary
-from mimzoo.models import Scaled, TaskModel, build_model, load_card
+from mimzoo.models import Scaled, TaskModel, build_model
 from mimzoo.protocols import recipe_of, training_dataset, truths
 from mimzoo.recipes import Scoring
 from mimzoo.runs import begin_run, keep_weights
 from mimzoo.scoring import answer_cases, case_values, score_row, summarise_cases, summary_values
+from mimzoo.starts import start_encoder
 from mimzoo.training import Job, best_weights, parameter_groups, train
-from mimzoo.weights import load_state
 
 LEAST_PROBABILITY = 1e-7
 
@@ -73,28 +71,13 @@ def make_model(card: Card, dataset: Dataset) -> TaskModel:
     torch.manual_seed(recipe.seed)
     model = build_model(card.block)
     if recipe.start is not None:
-        start_from(model.encoder, card, recipe.start)
+        start_encoder(model.encoder, card, recipe.start)
     if isinstance(model.head, Scaled):
         known = truths(dataset, task)
         values = torch.tensor([known[case.id] for case in dataset.training], dtype=torch.float64)
         model.head.shift.copy_(values.mean())
         model.head.scale.copy_(values.std())
     return model
-
-
-def start_from(encoder: nn.Module, card: Card, reference: str) -> None:
-    """Give the encoder the verified weights of another card.
-
-    Raises ShapeError for another encoder, WeightsError unless every tensor is there and fits.
-    """
-    start, block = find_model(reference), card.block
-    if start.block.encoder.name != block.encoder.name:
-        raise ShapeError(
-            f"card {card.name} has the encoder {block.encoder.name}, its start {reference} has "
-            f"{start.block.encoder.name}; name a start with the same encoder, or `scratch`"
-        )
-    loaded = load_card(start, crop=block.input.crop, in_channels=len(block.input.channels))
-    load_state(encoder, getattr(loaded, "encoder", loaded).state_dict())
 
 
 def layer_scale(model: TaskModel, decay: float) -> Callable[[str], float]:

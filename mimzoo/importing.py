@@ -37,7 +37,8 @@ class Import:
 
     def __str__(self) -> str:
         """Return what was imported and left out, in a line for each reason."""
-        lines = [f"{self.card.name}: {self.report}"]
+        origin = self.card.block.origin
+        lines = [f"{self.card.name}: {self.report}", *(f"decided: {note}" for note in (origin.notes if origin else ()))]
         by_reason = sorted(self.left_out.items(), key=lambda pair: pair[1])
         for reason, pairs in groupby(by_reason, key=lambda pair: pair[1]):
             names = [name for name, _ in pairs]
@@ -70,8 +71,17 @@ def import_checkpoint(
     card = override(make_card(spec, args, checkpoint, imported, name), list(assignments))
     with _new_folder(store_folder(name)) as folder:
         kept = _keep(card, imported, folder)
-        report = load_card(kept).report
+        report = _try(kept, format, file)
     return Import(replace(kept, folder=store_folder(name)), report, imported.left_out)
+
+
+def _try(card: Card, format: str, file: Path) -> LoadReport:
+    """Return the report of loading what was kept, all of it."""
+    try:
+        report: LoadReport = load_card(card).report
+    except MimzooError as error:
+        raise type(error)(f"{file} cannot be imported as {format}: {error}") from None
+    return report
 
 
 def _check_name(name: str) -> None:
@@ -110,6 +120,7 @@ def make_card(spec: ImporterSpec, args: Args, checkpoint: Checkpoint, imported: 
         sha256=checkpoint.sha256,
         bytes=checkpoint.bytes,
         args=args.model_dump(mode="json", exclude_none=True),
+        notes=imported.notes,
         url=spec.url,
         licence=spec.licence,
         republish=spec.republish,
@@ -138,14 +149,15 @@ def make_card(spec: ImporterSpec, args: Args, checkpoint: Checkpoint, imported: 
 
 
 def _text(name: str, kind: str, origin: Origin) -> str:
-    choices = ", ".join(f"{key} {value}" for key, value in origin.args.items())
+    choices = "; ".join((*(f"{key} {value}" for key, value in origin.args.items()), *origin.notes))
     where = f", from {origin.url}" if origin.url else ""
     return f"""# {name}
 
 An imported {kind}: the weights of `{origin.file}` (format `{origin.format}`{where}), under mimzoo's names.
 
 **Origin.** sha256 {origin.sha256}, {origin.bytes} bytes.
-Licence of the weights: {origin.licence}. Cite {origin.citation}.
+Licence of weights published in this format: {origin.licence}; for others set `origin.licence`. Cite
+{origin.citation}.
 
 **Choices.** {choices or "None."}
 

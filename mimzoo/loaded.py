@@ -43,9 +43,7 @@ class Loadable(nn.Module):
         Raises CardError for a module without a card, ScanError for a scan that cannot be used.
         """
         if self.input is None:
-            raise CardError(
-                "this module was built without a card, so nobody says how to prepare a scan; mimzoo.load it"
-            )
+            raise CardError("this module has no card that says how to prepare a scan; load one with mimzoo.load")
         seen, crop = self.input, self.input.crop
         volume = scan if isinstance(scan, Volume) else read_scan(scan, len(seen.channels))
         voxels = prepare(volume, seen).voxels

@@ -2,8 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from mimzoo.errors import DataError
+
+
+def start_assignment(recipe: str, start: str) -> str:
+    """Return the assignment of the card that a recipe ("pretraining", "finetuning") begins from, or of "scratch"."""
+    return f"{recipe}.start={'null' if start == 'scratch' else start}"
 
 
 def finetuning_assignments(
@@ -15,7 +23,7 @@ def finetuning_assignments(
     """
     found = []
     if start is not None:
-        found.append(f"finetuning.start={'null' if start == 'scratch' else start}")
+        found.append(start_assignment("finetuning", start))
     if labelled is not None:
         found.append(f"finetuning.labelled={labelled}")
     if fold is not None:
@@ -24,6 +32,25 @@ def finetuning_assignments(
         found.append(split_assignment(split))
     if seed is not None:
         found.append(f"finetuning.seed={seed}")
+    return found
+
+
+def importer_options(texts: list[str]) -> dict[str, Any]:
+    """Return an importer's options of texts such as "crop=[96,96,96]"; values are read as YAML.
+
+    Raises DataError for a text that gives no value to a name.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise DataError(f"--option {text!r} gives no value; write name=value, such as merge=legacy")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise DataError(
+                f"--option {text!r} has no value that YAML reads ({' '.join(str(error).split())})"
+            ) from None
     return found
 
 

@@ -1,5 +1,6 @@
 """Masked image modelling from a card's recipe: `mimzoo pretrain NAME --data DIR`."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mimzoo.figures import Reconstruction, draw_curves, draw_reconstruction
 from mimzoo.recipes import Pretraining
 from mimzoo.reconstruct import make_objective, pretraining_of, reconstruct_crop
 from mimzoo.runs import begin_run, keep_weights
+from mimzoo.starts import start_objective
 from mimzoo.tokens import Loss
 from mimzoo.training import Job, best_path, best_weights, parameter_groups, train
 from mimzoo.weights import read_about
@@ -38,8 +40,11 @@ def pretrain(
     recipe = pretraining_of(card)
     # What does not fit together is said before scans are prepared.
     objective = make_objective(card)
+    begun = None if recipe.start is None else start_objective(objective, card, recipe.start)
     store = prepare_scans(card, data, progress)
     run = begin_run(card, folder, resume, "pretrain")
+    if begun is not None and not resume:
+        print(f"{card.name}: {begun}", file=sys.stderr)
     job = Job(
         folder=folder,
         schedule=recipe,

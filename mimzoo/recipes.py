@@ -127,9 +127,13 @@ class Schedule(Block):
 
 
 class Pretraining(Schedule):
-    """A pretraining recipe; objectives that hide nothing take no masking, those that reconstruct nothing no decoder."""
+    """A pretraining recipe; objectives that hide nothing take no masking, those that reconstruct nothing no decoder.
+
+    `start` names the card whose weights it goes on from (none: from scratch).
+    """
 
     objective: Component
+    start: str | None = None
     masking: Component | None = None
     decoder: Component | None = None
     data: str

@@ -46,12 +46,14 @@ class StochasticDepth(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block (Dosovitskiy et al. 2021, arXiv 2010.11929)."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, drop_path: float = 0.0, norm_eps: float = 1e-6
+    ) -> None:
         super().__init__()
         hidden = round(width * mlp_ratio)
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attention = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.drop = StochasticDepth(drop_path)
 
@@ -60,6 +62,11 @@ class Block(nn.Module):
         x = x + self.drop(self.attention(self.norm1(x)))
         mixed: Tensor = x + self.drop(self.mlp(self.norm2(x)))
         return mixed
+
+
+def quarters(depth: int) -> tuple[int, ...]:
+    """Return after which blocks maps are taken unless asked otherwise: a quarter, half, three quarters, all of them."""
+    return tuple(sorted({max(1, round(depth * quarter / 4)) for quarter in (1, 2, 3, 4)}))
 
 
 def embed_patches(patches: Tensor, embedding: nn.Conv3d) -> Tensor:

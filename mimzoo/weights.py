@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mimzoo.errors import WeightsError
 from mimzoo.files import replacing
 from mimzoo.tokens import resize_grid, sized
+from mimzoo.verified import verify
 
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 
@@ -86,20 +87,15 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     They are mapped from the file: memory is taken for what is used, and what is written to them stays in memory.
     Raises WeightsError for a file that is missing, damaged, in another format (pickles are never read), or another.
     """
+    if sha256 is not None:
+        verify(path, sha256)
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
             kind = _kind(file)
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except OSError as error:
         raise WeightsError(f"cannot read the weights {path}: {error.strerror or error}") from None
-    if sha256 is not None and found != sha256:
-        raise WeightsError(
-            f"{path} is not the file that its card names: sha256 {found[:12]}..., expected {sha256[:12]}...; "
-            "delete it and fetch it again"
-        )
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} is {kind}, so nothing of it is read ({error})") from None
     return tensors
 

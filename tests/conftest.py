@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: an isolated home, no network, the real scans where they are at hand."""
 
 import os
+import threading
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,6 +37,32 @@ def phantoms(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "phantoms"
     write_phantoms(folder, {"training": 4, "validation": 2, "unlabelled": 2}, 3, (24, 24, 20), (13.0, 13.0, 14.0))
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub of its own for a test: its state, with `address` and `cache`; the client is sent there with a token."""
+    from hub_server import Server
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    from mimzoo import endpoint
+
+    server = Server(0, {"hf_write": "write", "hf_read": "read"})
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    hub, hub.address, hub.cache = server.hub, server.address, tmp_path / "hub-cache"
+    settings = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_HUB_CACHE": str(hub.cache)}
+    settings["HF_TOKEN_PATH"] = str(tmp_path / "no-token")
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("HF_TOKEN", "hf_write")
+    monkeypatch.setattr(endpoint, "PAUSES", (0.01, 0.02))
+    close_session()
+    yield hub
+    server.shutdown()
+    server.server_close()
+    close_session()
 
 
 TINY = {

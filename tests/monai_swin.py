@@ -1,33 +1,19 @@
-"""MONAI's Swin beside ours: how its tensors are called here, and what it needs to run."""
-
-import re
+"""MONAI's Swin beside ours: how its tensors are called here, and what it was before MONAI 1.5."""
 
 import torch
 from monai.networks.nets import swin_unetr
 
-NAMES = {
-    r"patch_embed\.proj": "patch",
-    r"layers(\d)c?\.0\.": lambda found: f"stages.{int(found[1]) - 1}.",
-    r"layer\.conv1\.conv": "convolutions.first",
-    r"layer\.conv2\.conv": "convolutions.second",
-    r"attn\.relative_position_bias_table": "attention.positions",
-    r"attn\.qkv": "attention.qkv",
-    r"attn\.proj": "attention.out",
-    r"mlp\.linear1": "mlp.0",
-    r"mlp\.linear2": "mlp.2",
-    r"downsample\.reduction": "merge.linear",
-    r"downsample\.norm": "merge.norm",
-}
+from mimzoo.checkpoints import below, translate
+from mimzoo_peers.swin_layout import encoder_rules, head_rules
 
 
-def replace_einops(monkeypatch):
-    """MONAI's Swin moves axes by einops, which nothing else here needs: "b c d -> b d c"."""
+class LegacyMerging(swin_unetr.PatchMerging):
+    """The merging of MONAI up to 1.4."""
 
-    def rearrange(x, pattern):
-        before, after = (side.split() for side in pattern.split("->"))
-        return x.permute([before.index(axis) for axis in after])
-
-    monkeypatch.setattr(swin_unetr, "rearrange", rearrange)
+    def forward(self, x):
+        # (B, X, Y, Z, D) -> (B, X / 2, Y / 2, Z / 2, 8 D)
+        corners = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
+        return self.reduction(self.norm(torch.cat([x[:, i::2, j::2, k::2] for i, j, k in corners], -1)))
 
 
 def randomise(module):
@@ -39,15 +25,10 @@ def randomise(module):
 
 
 def renamed(state):
-    """MONAI's state dict under our names."""
-    for theirs, ours in NAMES.items():
-        state = {re.sub(theirs, ours, key): value for key, value in state.items()}
-    return {key: value for key, value in state.items() if "relative_position_index" not in key}
+    """The state dict of MONAI's Swin under the names of our encoder."""
+    return below(translate(state, encoder_rules(""))[0], "encoder.")
 
 
-def sort_corners(encoder):
-    """Bring an encoder's mergings from the raster order of MONAI's "mergingv2" to the order of its "merging"."""
-    for stage in encoder.stages:
-        for parameter in stage.merge.parameters():
-            # (..., 8 D) -> (..., 8, D), of which theirs are in raster order
-            parameter.data = parameter.data.unflatten(-1, (8, -1))[..., [0, 4, 2, 1, 6, 5, 3, 7], :].flatten(-2)
+def head_names(state):
+    """The state dict of MONAI's decoder under the names of our head; its norms have no parameters."""
+    return below(translate(state, head_rules(""))[0], "head.")

@@ -24,7 +24,7 @@ CHECKS = {
     "head": testing.check_head,
 }
 # The large ones differ from the small in nothing but their size, so they are checked shallow and narrow, and all on
-# small crops.
+# small crops. None is a single cell of the last map along Z: there oneDNN's bfloat16 convolutions for AMX give NaN.
 RESENC = {"features": [8, 16, 32, 64, 80, 80], "blocks": [1, 1, 1, 1, 1, 1]}
 VAN = {"widths": [16, 32, 64, 64], "depths": [1, 1, 2, 1]}
 SETTINGS = {
@@ -36,9 +36,9 @@ SETTINGS = {
     "swin-tiny": {"crop": (64, 32, 32)},
     "swin-small": {"args": {"depths": [2, 1, 1, 1], "width": 24}, "crop": (64, 32, 32)},
     "swin-base": {"args": {"depths": [2, 1, 1, 1], "width": 24}, "crop": (64, 32, 32)},
-    "resenc-small": {"crop": (64, 64, 32)},
-    "resenc-base": {"args": RESENC, "crop": (64, 64, 32)},
-    "resenc-large": {"args": RESENC, "crop": (64, 64, 32)},
+    "resenc-small": {"crop": (64, 32, 64)},
+    "resenc-base": {"args": RESENC, "crop": (64, 32, 64)},
+    "resenc-large": {"args": RESENC, "crop": (64, 32, 64)},
     "van-tiny": {"crop": (32, 32, 32)},
     "van-small": {"args": VAN, "crop": (32, 32, 32)},
     "van-base": {"args": VAN, "crop": (32, 32, 32)},

@@ -72,7 +72,7 @@ def test_a_start_that_does_not_fit_is_refused(tiny_encoder, tiny_segmenter, phan
     start = f"finetuning.start={tmp_path / 'encoder'}"
     with pytest.raises(ShapeError, match="has the encoder vit-small, its start .* has vit-tiny"):
         make_model(override(tiny_segmenter, [start, "encoder.name=vit-small"]), DATASET)
-    with pytest.raises(WeightsError, match="do not fit"):
+    with pytest.raises(ShapeError, match="vit-tiny with width 48, its start .* with width 24; .* --set 'encoder.args="):
         make_model(override(tiny_segmenter, [start, "encoder.args.width=48"]), DATASET)
     with pytest.raises(WeightsError, match="has no weights yet; train them with: mimzoo pretrain vit-mae-phantom"):
         make_model(override(tiny_segmenter, ["finetuning.start=vit-mae-phantom"]), DATASET)

@@ -10,8 +10,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"mimzoo", "errors", "specs", "recipes", "tasks", "files"},
-    {"registry", "blocks", "cards", "scaffold", "grids", "regrid", "nifti", "masks", "volume", "sliding", "answers"},
-    {"hub", "deploy", "listing"},
+    {
+        "registry",
+        "blocks",
+        "cards",
+        "verified",
+        "scaffold",
+        "grids",
+        "regrid",
+        "nifti",
+        "masks",
+        "volume",
+        "sliding",
+        "answers",
+    },
+    {"endpoint", "hub", "publish", "stored", "deploy", "listing"},
     {
         "tokens",
         "transformer",
@@ -32,9 +45,10 @@ LAYERS = [
         "training",
         "runs",
         "testing",
+        "starts",
     },
     {"reconstruct", "importing", "pretrain", "finetune", "evaluate", "scoreboard", "export", "embed", "probe", "demo"},
-    {"cli", "cli_data", "options", "__main__"},
+    {"cli", "cli_data", "cli_models", "options", "__main__"},
 ]
 HEAVY = {"torch", "monai", "accelerate", "blosc2", "matplotlib", "scipy", "onnx"}
 

@@ -89,6 +89,80 @@ def test_for_other_channels_the_input_weights_are_adapted_and_it_is_said(kind, r
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in pairs)
 
 
+def test_a_new_head_on_an_encoder_is_fresh_and_it_is_said(encoder_card):
+    card, encoder = encoder_card
+    model = load(card.folder, head="unetr", classes=5)
+    assert model(volume()).shape == (1, 5, 16, 16, 16) and torch.isfinite(model(volume())).all()
+    assert all(torch.equal(a, b) for a, b in zip(encoder(volume()), model.features(volume()), strict=True))
+    assert {f"encoder.{key}" for key in encoder.state_dict()} == set(model.report.loaded)
+    assert set(model.report.missing) == {f"head.{key}" for key in model.head.state_dict()}
+
+
+def test_with_another_number_of_classes_a_segmenter_keeps_what_fits_of_its_head(segmenter_card):
+    card, model = segmenter_card
+    loaded = load(card.folder, classes=7)
+    assert loaded(volume()).shape == (1, 7, 16, 16, 16)
+    assert set(loaded.report.unfit) == {"head.logits.weight", "head.logits.bias"}
+    kept, before = loaded.head.state_dict(), model.head.state_dict()
+    assert all(torch.equal(kept[key], before[key]) for key in before if "logits" not in key)
+
+
+def test_another_head_takes_the_place_of_the_old_one(segmenter_card):
+    card, _ = segmenter_card
+    loaded = load(card.folder, head="convolution")
+    assert loaded(volume()).shape == (1, 1 + len(card.block.labels), 16, 16, 16)
+    assert any(key.startswith("head.ups") for key in loaded.report.unexpected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"classes": 3}, "is an encoder without a head; name a new one too, such as head='unetr'"),
+        ({"head": "unetr"}, "has no task that tells how many outputs a head has; add classes=2"),
+        ({"head": "swin-unetr", "classes": 2}, "the swin-unetr head takes a pyramid"),
+        ({"crop": (16, 18, 16)}, "the crop 16 x 18 x 16 is not divisible by"),
+    ],
+)
+def test_what_cannot_be_asked_of_an_encoder_is_said(encoder_card, asked, sentence):
+    with pytest.raises(ShapeError, match=sentence):
+        load(encoder_card[0].folder, **asked)
+
+
+def test_a_head_that_nobody_offers_is_answered_with_the_nearest(encoder_card):
+    with pytest.raises(UnknownNameError, match="no head is called 'untr'; did you mean 'unetr'"):
+        load(encoder_card[0].folder, head="untr", classes=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_comes_in_the_precision_asked_for(encoder_card, dtype):
+    loaded = load(encoder_card[0].folder, dtype=dtype)
+    assert {tensor.dtype for tensor in (*loaded.parameters(), *loaded.buffers())} == {dtype}
+
+
+def test_the_report_is_printed_once(encoder_card, capsys):
+    card, _ = encoder_card
+    loaded = load(card.folder, crop=(16, 16, 32))
+    assert capsys.readouterr().err == f"mimzoo: {card.name}: {loaded.report}\n"
+    assert "resized encoder.positions" in str(loaded.report)
+
+
+def test_loading_initialises_nothing_and_leaves_random_numbers_alone(segmenter_card):
+    card, _ = segmenter_card
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    load(card.folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_written_to_loaded_weights_does_not_reach_the_file(encoder_card):
+    card, encoder = encoder_card
+    first = load(card.folder)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.zero_()
+    assert torch.equal(load(card.folder).patch.weight, encoder.patch.weight)
+
+
 @pytest.mark.parametrize(("name", "command"), [("vit-mae-phantom", "pretrain"), ("vit-mae-phantom-seg", "finetune")])
 def test_a_card_without_weights_names_the_command_that_makes_them(name, command, tmp_path):
     tiny_card(name, tmp_path / name)

@@ -16,6 +16,7 @@ from mimzoo.errors import CardError, DataError, ShapeError
 from mimzoo.models import load
 from mimzoo.pretrain import pretrain
 from mimzoo.reconstruct import load_objective, make_objective
+from mimzoo.starts import start_objective
 from mimzoo.weights import read_weights
 
 
@@ -29,6 +30,53 @@ def test_a_run_is_a_model_folder(tiny_encoder, phantoms, tmp_path):
     assert read_card(tmp_path / "run").block == card.block
     objective = load_objective(read_card(tmp_path / "run"))
     assert torch.equal(objective.encoder.state_dict()["patch.weight"], encoder.state_dict()["patch.weight"])
+
+
+def changed(objective, folder):
+    """Whether encoder and decoder of an objective have other weights than the run in a folder."""
+    state = {**read_weights(folder / "model.safetensors"), **read_weights(folder / "pretraining.safetensors")}
+    return tuple(
+        any(not torch.equal(state[key], value) for key, value in objective.state_dict().items() if key.startswith(part))
+        for part in ("encoder.", "decoder.")
+    )
+
+
+def test_a_run_goes_on_from_the_encoder_and_decoder_of_another(tiny_encoder, phantoms, tmp_path):
+    pretrain(tiny_encoder, phantoms, tmp_path / "first")
+    card = override(tiny_encoder, ["pretraining.seed=1", f"pretraining.start={tmp_path / 'first'}"])
+    objective = make_objective(card)
+    assert changed(objective, tmp_path / "first") == (True, True)
+    assert "begun from the encoder and the decoder of" in start_objective(objective, card, str(tmp_path / "first"))
+    assert changed(objective, tmp_path / "first") == (False, False)
+    second = pretrain(card, phantoms, tmp_path / "second")
+    assert f"pretraining.start={tmp_path / 'first'}" in second.block.command
+    assert changed(load_objective(second), tmp_path / "first") == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "reason"),
+    [
+        ("pretraining.decoder.args={width: 18, depth: 1, heads: 1}", "the two recipes have another objective or dec"),
+        ("input.crop=[16, 24, 16]", "that was made for crops of 16 x 16 x 16"),
+        ("input.channels=[A, B]", "that was made for other channels"),
+    ],
+)
+def test_a_decoder_that_does_not_fit_begins_fresh_and_it_is_said(tiny_encoder, phantoms, tmp_path, assignment, reason):
+    pretrain(tiny_encoder, phantoms, tmp_path / "first")
+    card = override(tiny_encoder, ["pretraining.seed=1", assignment])
+    objective = make_objective(card)
+    said = start_objective(objective, card, str(tmp_path / "first"))
+    assert said.startswith("begun from the encoder of") and f"its decoder is fresh, since {reason}" in said
+    first = load(tmp_path / "first").state_dict()
+    fitting = {key: value for key, value in objective.encoder.state_dict().items() if key != "patch.weight"}
+    assert all(torch.equal(value, first[key]) for key, value in fitting.items())
+
+
+def test_a_start_that_computes_otherwise_with_the_same_weights_is_refused(tiny_encoder, phantoms, tmp_path):
+    pretrain(tiny_encoder, phantoms, tmp_path / "first")
+    card = override(tiny_encoder, ["encoder.args={patch: [8, 8, 8], width: 24, depth: 4, heads: 2}"])
+    with pytest.raises(ShapeError, match="vit-tiny with heads 2, its start .* with heads 3; .*--set 'encoder.args={.*"):
+        start_objective(make_objective(card), card, str(tmp_path / "first"))
 
 
 def test_a_run_quotes_the_loss_of_its_weights_beside_that_of_the_units_means(tiny_encoder, phantoms, tmp_path):

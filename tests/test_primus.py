@@ -180,9 +180,10 @@ def test_the_registered_sizes_are_those_of_the_paper(name, depth, millions):
     assert encoder.mask_unit == (8, 8, 8)
 
 
-@pytest.mark.parametrize("patch", [(8, 8, 4), (2, 4, 8)])
-def test_it_conforms_with_other_patches(patch):
-    testing.check_encoder("primus-small", {"patch": patch, "width": 36, "depth": 5, "heads": 3}, crop=(16, 16, 16))
+@pytest.mark.parametrize(("patch", "inner_norm"), [((8, 8, 4), True), ((2, 4, 8), False)])
+def test_it_conforms_with_other_patches_and_without_the_inner_norm(patch, inner_norm):
+    args = {"patch": patch, "width": 36, "depth": 5, "heads": 3, "inner_norm": inner_norm}
+    testing.check_encoder("primus-small", args, crop=(16, 16, 16))
 
 
 @pytest.mark.parametrize(("depth", "taps"), [(4, (1, 2, 3, 4)), (12, (3, 6, 9, 12)), (16, (4, 8, 12, 16))])

@@ -7,8 +7,10 @@ import warnings
 import onnxruntime
 import pytest
 import torch
+from dynamic_network_architectures.building_blocks import residual_encoders
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
 from mimzoo import testing
@@ -56,51 +58,32 @@ def test_the_sizes_are_those_of_nnunet(name, parameters, blocks):
     assert encoder.strides == tuple((2**i,) * 3 for i in range(6))
 
 
-# A residual encoder of dynamic-network-architectures, written as functions of its state dict.
-
-
-def conv_norm(state, name, x, stride=1):
-    weight = state[f"{name}.conv.weight"]
-    x = functional.conv3d(x, weight, state.get(f"{name}.conv.bias"), stride, padding=weight.shape[-1] // 2)
-    return functional.instance_norm(x, weight=state[f"{name}.norm.weight"], bias=state[f"{name}.norm.bias"], eps=1e-5)
-
-
-def block(state, name, x, stride):
-    pooled = functional.avg_pool3d(x, stride, stride)
-    skip = next((key.removesuffix(".conv.weight") for key in state if re.match(rf"{name}\.skip\.\d\.conv\.w", key)), "")
-    inner = functional.leaky_relu(conv_norm(state, f"{name}.conv1", x, stride), 0.01)
-    branch = conv_norm(state, f"{name}.conv2", inner)
-    return functional.leaky_relu(branch + (conv_norm(state, skip, pooled) if skip else pooled), 0.01)
-
-
-def reference(state, blocks, strides, volume):
-    x, maps = functional.leaky_relu(conv_norm(state, "stem.convs.0", volume), 0.01), []
-    for i, (count, stride) in enumerate(zip(blocks, strides, strict=True)):
-        for j in range(count):
-            x = block(state, f"stages.{i}.blocks.{j}", x, stride if j == 0 else 1)
-        maps.append(x)
-    return maps
-
-
-def their_keys(state, strides):
-    """Our state dict under the names of dynamic-network-architectures."""
-    renamed = {key.replace("stem.", "stem.convs.0."): value for key, value in state.items()}
-    # The skip is a list there, in which the pooling comes before the convolution.
+def of_nnunet(encoder, args):
+    """The encoder of dynamic-network-architectures as nnU-Net builds it, with our weights."""
+    strides = ResEncArgs(**args).stage_strides()
+    features, blocks = args["features"], args["blocks"]
+    kinds = {"norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"affine": True}, "nonlin": nn.LeakyReLU}
+    theirs = residual_encoders.ResidualEncoder(
+        2, len(features), features, nn.Conv3d, 3, strides, blocks, conv_bias=True, return_skips=True, **kinds
+    )
+    state = {key.replace("stem.", "stem.convs.0."): value for key, value in encoder.state_dict().items()}
+    # The skip is a list there, in which the pooling comes before the convolution; a layer's second name is enough.
     number = [int(max(stride) > 1) for stride in strides]
-    return {
-        re.sub(r"stages\.(\d)(.*\.skip)\.", lambda m: f"stages.{m[1]}{m[2]}.{number[int(m[1])]}.", key): value
-        for key, value in renamed.items()
+    named = {
+        re.sub(r"s\.(\d)(.*\.skip)\.", lambda m: f"s.{m[1]}{m[2]}.{number[int(m[1])]}.", key): state[key]
+        for key in state
     }
+    missing, unexpected = theirs.load_state_dict(named, strict=False)
+    assert not unexpected and all("all_modules" in key for key in missing)
+    return theirs.double()
 
 
 @pytest.mark.parametrize("args", [SMALL, UNEVEN, {"features": (4, 4), "blocks": (2, 2)}])
 @pytest.mark.parametrize("size", [(16, 16, 16), (8, 24, 16)])
 def test_it_computes_what_nnunet_computes(args, size):
     encoder = make(size, in_channels=2, **args).double()
-    strides = ResEncArgs(**args).stage_strides()
     volume = torch.randn(2, 2, *size, dtype=torch.float64)
-    wanted = reference(their_keys(encoder.state_dict(), strides), args["blocks"], strides, volume)
-    for ours, theirs in zip(encoder(volume), wanted, strict=True):
+    for ours, theirs in zip(encoder(volume), of_nnunet(encoder, args)(volume), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-9)
 
 

@@ -1,16 +1,16 @@
 """The decoder of Swin UNETR: MONAI's outputs for MONAI's weights, any pyramid, and what it refuses."""
 
 import copy
-import re
 
 import pytest
 import torch
 from graphs import constant_air, exported
 from monai.networks.nets import swin_unetr
-from monai_swin import randomise, renamed, replace_einops, sort_corners
+from monai_swin import head_names, randomise, renamed
 
 from mimzoo.errors import ShapeError
 from mimzoo.models import TaskModel
+from mimzoo_peers.swin_layout import sort_corners
 from mimzoo_resenc.args import ResEncArgs
 from mimzoo_resenc.encoder import ResidualEncoder
 from mimzoo_seg.args import SwinUnetrArgs
@@ -20,27 +20,6 @@ from mimzoo_swin.encoder import SwinTransformer
 
 SIZE = (32, 32, 64)
 SHAPE = {"depths": (2, 1, 2, 1), "heads": (3, 2, 4, 6), "window": (7, 7, 7)}
-HEAD = {
-    r"encoder1\.layer": "skips.0",
-    r"encoder([234])\.layer": lambda found: f"skips.{int(found[1]) - 1}",
-    r"encoder10\.layer": "bottom",
-    r"decoder(\d)\.transp_conv\.conv": lambda found: f"ups.{int(found[1]) - 1}",
-    r"decoder(\d)\.conv_block": lambda found: f"blocks.{int(found[1]) - 1}",
-    r"out\.conv\.conv": "logits",
-    r"(conv[123])\.conv": r"\1",
-}
-
-
-@pytest.fixture(autouse=True)
-def no_einops(monkeypatch):
-    replace_einops(monkeypatch)
-
-
-def head_names(state):
-    """The tensors of MONAI's decoder under our names; its norms have no parameters."""
-    for theirs, ours in HEAD.items():
-        state = {re.sub(theirs, ours, key): value for key, value in state.items()}
-    return state
 
 
 def pair(use_v2, downsample):
@@ -71,7 +50,7 @@ def below(state, prefix):
 def test_its_outputs_are_those_of_monai_for_the_same_weights(use_v2, downsample):
     theirs, ours = pair(use_v2, downsample)
     if downsample == "mergingv2":
-        sort_corners(ours.encoder)
+        ours.encoder.load_state_dict(sort_corners(ours.encoder.state_dict()))
     volume = torch.randn(2, 2, *SIZE)
     with torch.no_grad():
         wanted = theirs(volume)

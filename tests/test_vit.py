@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from accelerate import init_empty_weights
+from torch import nn
 from torch.nn import functional
 
+from mimzoo import testing
 from mimzoo.errors import ShapeError
 from mimzoo.registry import find
 from mimzoo.tokens import patchify
@@ -33,7 +36,10 @@ def test_the_embedding_is_a_convolution():
     assert torch.allclose(embed_patches(patchify(volume, (4, 2, 8)), encoder.patch), convolved, atol=1e-5)
 
 
-@pytest.mark.parametrize(("depth", "taps"), [(4, (1, 2, 3, 4)), (12, (3, 6, 9, 12)), (24, (6, 12, 18, 24))])
+@pytest.mark.parametrize(
+    ("depth", "taps"),
+    [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (4, (1, 2, 3, 4)), (12, (3, 6, 9, 12)), (24, (6, 12, 18, 24))],
+)
 def test_maps_are_taken_at_the_quarters_of_the_depth(depth, taps):
     assert make(depth=depth).taps == taps
 
@@ -109,10 +115,17 @@ def test_units_larger_than_a_patch_hide_all_its_patches():
     ("args", "sentence"),
     [
         ({"heads": 5}, "width 192 must be a multiple of heads 5"),
-        ({"depth": 3}, "argument 'depth'"),
+        ({"depth": 0}, "argument 'depth'"),
         ({"pacth": [8, 8, 8]}, "did you mean 'patch'"),
         ({"positions": "rope"}, "argument 'positions'"),
         ({"drop_path": 1.0}, "argument 'drop_path'"),
+        ({"norm_eps": 0}, "argument 'norm_eps'"),
+        ({"taps": []}, "argument 'taps'"),
+        ({"taps": [0, 12]}, "argument 'taps.0'"),
+        ({"taps": [3, 6, 9]}, r"taps must rise, without repeats, to depth 12, got \[3, 6, 9\]"),
+        ({"taps": [6, 3, 12]}, "taps must rise"),
+        ({"taps": [6, 6, 12]}, "taps must rise"),
+        ({"taps": [6, 12, 18]}, "taps must rise"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(args, sentence):
@@ -149,3 +162,81 @@ def test_in_bfloat16_fixed_positions_are_computed_precisely():
     assert torch.equal(encoder.positions, exact.bfloat16())
     other = encoder._positions((40, 1, 1))
     assert torch.equal(other[:, :32], exact.bfloat16())
+
+
+def test_maps_are_taken_where_asked_and_the_last_is_that_of_the_whole_depth():
+    volume = torch.randn(1, 1, 16, 16, 16)
+    all_maps, asked = make(), make(taps=(2, 4))
+    assert asked.channels == (24, 24) and asked.strides == ((4, 4, 4),) * 2
+    wanted = all_maps(volume)
+    assert all(torch.equal(a, b) for a, b in zip(asked(volume), [wanted[1], wanted[3]], strict=True))
+
+
+def test_all_norms_have_the_epsilon_that_is_asked_for():
+    for args, eps in (({}, 1e-6), ({"norm_eps": 1e-5}, 1e-5)):
+        found = {module.eps for module in make(**args).modules() if isinstance(module, nn.LayerNorm)}
+        assert found == {eps}
+
+
+def with_token(**args):
+    """An encoder whose class token matters."""
+    encoder = make(class_token=True, **args)
+    encoder.class_token.data.normal_()
+    return encoder
+
+
+def through(encoder, tokens):
+    """Tokens (B, N, D) behind the class token, after all blocks and without it again."""
+    x = torch.cat([encoder.class_token.expand(tokens.shape[0], -1, -1), tokens], 1)
+    for block in encoder.blocks:
+        x = block(x)
+    return encoder.norm(x)[:, 1:]
+
+
+def test_a_class_token_attends_with_the_patches_but_is_in_no_map():
+    encoder, volume = with_token(), torch.randn(2, 1, 16, 8, 8)
+    tokens = embed_patches(patchify(volume, (4, 4, 4)), encoder.patch) + encoder._positions((4, 2, 2))
+    maps = encoder(volume)
+    assert [found.shape for found in maps] == [(2, 24, 4, 2, 2)] * 4
+    assert torch.allclose(maps[-1].flatten(2).transpose(1, 2), through(encoder, tokens), atol=1e-5)
+    encoder.class_token.data.mul_(-1)
+    assert not torch.allclose(encoder(volume)[0], maps[0], atol=1e-3)
+
+
+def test_a_class_token_is_never_hidden_and_not_among_the_tokens():
+    encoder, volume = with_token(), torch.randn(2, 1, 16, 8, 8)
+    mask = torch.zeros(2, 4, 2, 2, dtype=torch.bool)
+    mask[:, ::2] = True
+    tokens = embed_patches(patchify(volume, (4, 4, 4)), encoder.patch) + encoder._positions((4, 2, 2))
+    visible = tokens[~mask.flatten(1)].reshape(2, 8, 24)
+    assert torch.allclose(encoder.encode(volume, mask).values, through(encoder, visible), atol=1e-5)
+    hidden = torch.ones(24) + encoder._positions((4, 2, 2))
+    replaced = torch.where(mask.flatten(1)[:, :, None], hidden, tokens)
+    found = encoder.encode(volume, mask, torch.ones(24)).values
+    assert torch.allclose(found, through(encoder, replaced), atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_an_encoder_with_a_class_token_and_taps_of_its_own_conforms(positions):
+    args = {"patch": (8, 8, 4), "width": 24, "depth": 5, "heads": 2, "positions": positions}
+    testing.check_encoder("vit-tiny", {**args, "class_token": True, "taps": [2, 5]}, crop=(16, 16, 16))
+
+
+def test_a_class_token_has_the_rate_of_the_patches_and_is_begun_small():
+    encoder = make(class_token=True)
+    assert encoder.depth_of("class_token") == 0
+    assert 0.005 < encoder.class_token.std() < 0.05
+
+
+def test_without_a_class_token_nothing_of_one_is_saved_or_drawn():
+    assert "class_token" not in make().state_dict()
+    plain, other = make(), make(class_token=True)
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in plain.state_dict().items())
+
+
+def test_it_is_built_without_memory_for_its_parameters():
+    with init_empty_weights(include_buffers=False):
+        encoder = make(class_token=True, positions="learned")
+        fixed = make()
+    assert {parameter.device.type for parameter in encoder.parameters()} == {"meta"}
+    assert fixed.positions.device.type == "cpu"

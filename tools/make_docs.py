@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def zoo_table() -> str:
-    rows = ["| model | what it is | data (licence) | metrics | weights |", "|---|---|---|---|---|"]
+    rows = ["| model | what it is | data (licence) | metrics | size | weights |", "|---|---|---|---|---|---|"]
     for offer in registry().of_kind("card"):
         card = find_card(offer.name)
         recipe = card.block.finetuning or card.block.pretraining
@@ -29,7 +29,9 @@ def zoo_table() -> str:
         link = f"[`{card.name}`](model_cards/{card.name}/README.md)"
         data = f"{recipe.data if recipe else ''} ({card.block.licence.data})"
         what = f"{card.kind}, `{card.block.encoder.name}`"
-        rows.append(f"| {link} | {what} | {data} | {metrics} | {weights_state(card)} |")
+        weights = card.block.weights
+        size = f"{weights.bytes / 1e6:.1f} MB" if weights else ""
+        rows.append(f"| {link} | {what} | {data} | {metrics} | {size} | {weights_state(card)} |")
     return "\n".join(rows)
 
 
@@ -37,6 +39,18 @@ def components_table() -> str:
     rows = ["| kind | name | what it is | source |", "|---|---|---|---|"]
     offers = (offer for kind in KINDS for offer in registry().of_kind(kind))
     rows += [f"| {each.kind} | `{each.name}` | {each.value.summary} | {each.value.source} |" for each in offers]
+    return "\n".join(rows)
+
+
+def importers_table() -> str:
+    rows = ["| format | what it is | options | licence of published weights | cite |", "|---|---|---|---|---|"]
+    for offer in registry().of_kind("importer"):
+        spec = offer.value
+        options = ", ".join(f"`{name}`" for name in spec.args.model_fields)
+        licence = spec.licence if spec.licence != "unknown" else "not stated"
+        licence += "" if spec.republish else "; not to be passed on"
+        name = f"[`{spec.name}`]({spec.url})" if spec.url else f"`{spec.name}`"
+        rows.append(f"| {name} | {spec.summary} | {options} | {licence} | {spec.source} |")
     return "\n".join(rows)
 
 
@@ -73,6 +87,7 @@ def commands_table() -> str:
 
 PARTS = {
     "README.md": {"zoo": zoo_table, "commands": commands_table},
+    "docs/importers.md": {"importers": importers_table},
     "CONTRIBUTING.md": {"hooks": hooks_table, "components": components_table},
 }
 

@@ -39,6 +39,7 @@ SHALLOW = {
     "van-*": {"widths": [16, 32, 64, 64], "depths": [1, 1, 1, 1]},
     "resenc-*": {"features": [8, 16, 32, 64, 80], "blocks": [1, 1, 1, 1, 1]},
     "unetr": NARROW,
+    "unetr-concat": NARROW,
     "upernet": NARROW,
     "convolution": NARROW,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from mimzoo.errors import MimzooError
@@ -66,14 +67,17 @@ def check_refused(name: str, call: Callable[[], Any], what: str) -> None:
 
 
 def check_module(name: str, build: Callable[[], nn.Module], run: Callable[[nn.Module], Any]) -> None:
-    """Check what holds of every module: one seed gives one module; gradients, bfloat16, and a round trip to a file."""
+    """Check what holds of every module: one seed gives one module; gradients, bfloat16, and a round trip to a file.
+
+    Of the file it is made again as it is loaded: built without memory for its parameters, which are then the file's.
+    """
     module, twin = build(), build()
     state, other = module.state_dict(), twin.state_dict()
     same = state.keys() == other.keys() and all(torch.equal(state[key], other[key]) for key in state)
     require(same, name, "built twice under one seed, its weights differ")
     _check_gradients(name, module, run)
     _check_bfloat16(name, module, run)
-    _check_round_trip(name, module, twin, run)
+    _check_round_trip(name, module, build, run)
 
 
 def _outputs(result: Any) -> list[Tensor]:
@@ -101,8 +105,21 @@ def _check_bfloat16(name: str, module: nn.Module, run: Callable[[nn.Module], Any
     require(all(bool(output.isfinite().all()) for output in found), name, "in bfloat16 its output holds NaN or Inf")
 
 
+def _build_empty(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with init_empty_weights(include_buffers=False):
+            return build()
+    except Exception as error:
+        raise AssertionError(
+            f"{name}: it cannot be built without memory for its parameters, on the meta device, so that it cannot be "
+            f"loaded ({type(error).__name__}: {error})"
+        ) from error
+
+
 @torch.no_grad()
-def _check_round_trip(name: str, module: nn.Module, twin: nn.Module, run: Callable[[nn.Module], Any]) -> None:
+def _check_round_trip(
+    name: str, module: nn.Module, build: Callable[[], nn.Module], run: Callable[[nn.Module], Any]
+) -> None:
     for parameter in module.parameters():
         parameter.add_(0.01)
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +128,8 @@ def _check_round_trip(name: str, module: nn.Module, twin: nn.Module, run: Callab
             sha256, _ = save_weights(path, module.state_dict(), {})
         except MimzooError as error:
             raise AssertionError(f"{name}: its weights cannot be saved: {error}") from error
-        twin.load_state_dict(read_weights(path, sha256))
+        twin = _build_empty(name, build)
+        twin.load_state_dict(read_weights(path, sha256), assign=True)
     same = all(torch.equal(a, b) for a, b in zip(_outputs(run(module)), _outputs(run(twin)), strict=True))
     require(
         same, name, "saved and loaded again, it computes something else; is a buffer or parameter not in its state?"

@@ -8,6 +8,7 @@ from mimzoo_peers.args import (
     SwinSegmenterImport,
     UnetrImport,
     VitImport,
+    VocoImport,
 )
 
 SWIN_UNETR = "Hatamizadeh et al. 2022, arXiv 2201.01266"
@@ -45,7 +46,7 @@ def _monai() -> list[ImporterSpec]:
             name="monai-vit",
             build="mimzoo_peers.vit:read_vit",
             args=VitImport,
-            summary="Encoder: MONAI's ViT, with convolutions or perceptrons as patch embedding.",
+            summary="Encoder: MONAI's ViT, or that of its ViTAutoEnc, with convolutions or perceptrons on patches.",
             source="Dosovitskiy et al. 2021, arXiv 2010.11929",
         ),
         ImporterSpec(
@@ -54,6 +55,8 @@ def _monai() -> list[ImporterSpec]:
             args=UnetrImport,
             summary="Segmenter: MONAI's whole UNETR.",
             source="Hatamizadeh et al. 2022, arXiv 2103.10504",
+            licence="Apache-2.0",
+            url="https://github.com/Project-MONAI/research-contributions/tree/main/UNETR/BTCV",
         ),
         ImporterSpec(
             name="monai-mae",
@@ -94,18 +97,18 @@ def _nnssl() -> list[ImporterSpec]:
     return [
         ImporterSpec(
             name="nnssl-resenc",
-            build="mimzoo_peers.nnssl:read_resenc",
+            build="mimzoo_peers.nnssl_resenc:read_resenc",
             args=ResEncImport,
-            summary="Encoder of nnssl's ResEnc U-Nets, by the adaptation plan in the file.",
+            summary="Encoder of nnssl's ResEnc U-Nets, turned to X, Y and Z as the adaptation plan in the file says.",
             source=OPENMIND,
             licence="CC-BY-4.0",
             url=url,
         ),
         ImporterSpec(
             name="nnssl-primus",
-            build="mimzoo_peers.nnssl:read_primus",
+            build="mimzoo_peers.nnssl_primus:read_primus",
             args=PrimusImport,
-            summary="Encoder of nnssl's Primus, by the adaptation plan in the file.",
+            summary="Encoder of nnssl's Primus, turned to X, Y and Z as the adaptation plan in the file says.",
             source=OPENMIND,
             licence="CC-BY-4.0",
             url=url,
@@ -128,9 +131,9 @@ def _voco() -> ImporterSpec:
     return ImporterSpec(
         name="voco",
         build="mimzoo_peers.swin:read_voco",
-        args=SwinImport,
-        summary="Encoder of VoCo's Swin UNETR v2, pretrained without labels.",
-        source="Wu et al. 2024, arXiv 2402.17300",
+        args=VocoImport,
+        summary="Encoder of VoCo's Swin UNETR v2, pretrained without labels, or segmenter (VoComni).",
+        source="Wu et al. 2024, arXiv 2410.09890",
         republish=False,
         url="https://github.com/Luffy03/Large-Scale-Medical",
     )

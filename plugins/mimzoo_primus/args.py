@@ -10,15 +10,19 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class PrimusArgs(Args):
-    """`patch` in voxels; `drop_path` at the last block, rising to it; `layer_scale` is what branches begin at."""
+    """`patch` in voxels; `drop_path` at the last block, rising to it; `layer_scale` is what branches begin at.
+
+    With `inner_norm` what attention mixes is normed before its last layer.
+    """
 
     patch: tuple[Positive, Positive, Positive] = (8, 8, 8)
     width: Annotated[int, Field(ge=6)] = 396
-    depth: Annotated[int, Field(ge=4)] = 12
+    depth: Positive = 12
     heads: Positive = 6
     mlp_ratio: Annotated[float, Field(gt=0)] = 8 / 3
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.2
     layer_scale: Annotated[float, Field(gt=0)] = 0.1
+    inner_norm: bool = True
 
     @model_validator(mode="after")
     def _pairs_divide_heads(self) -> "PrimusArgs":

@@ -38,18 +38,18 @@ def rotate(x: Tensor, rotations: Tensor) -> Tensor:
 
 
 class RotaryAttention(nn.Module):
-    """Multi-head self-attention whose queries and keys are turned by their positions; its mix is normed.
+    """Multi-head self-attention whose queries and keys are turned by their positions; its mix is normed or not.
 
     Keys have no bias, as in EVA (Fang et al. 2022, arXiv 2211.07636); the inner norm is that of EVA-02.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, inner_norm: bool) -> None:
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.k = nn.Linear(width, width, bias=False)
         self.v = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if inner_norm else nn.Identity()
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotations: Tensor) -> Tensor:
@@ -84,13 +84,15 @@ class SwiGlu(nn.Module):
 class Block(nn.Module):
     """A pre-norm block of EVA-02 (arXiv 2303.11331) whose branches are scaled per channel (arXiv 2103.17239).
 
-    It computes what `EvaBlock` of timm does with swiglu_mlp, scale_mlp and scale_attn_inner.
+    It computes what `EvaBlock` of timm does with swiglu_mlp and scale_mlp, and with `inner_norm` scale_attn_inner.
     """
 
-    def __init__(self, width: int, heads: int, hidden: int, drop_path: float, layer_scale: float) -> None:
+    def __init__(
+        self, width: int, heads: int, hidden: int, drop_path: float, layer_scale: float, inner_norm: bool
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = RotaryAttention(width, heads)
+        self.attention = RotaryAttention(width, heads, inner_norm)
         self.scale1 = nn.Parameter(torch.full((width,), layer_scale))
         self.norm2 = nn.LayerNorm(width)
         self.mlp = SwiGlu(width, hidden)

@@ -18,7 +18,7 @@ from mimzoo.tokens import (
     resize_grid,
     visible_index,
 )
-from mimzoo.transformer import embed_patches
+from mimzoo.transformer import embed_patches, quarters
 from mimzoo_primus.args import PrimusArgs
 from mimzoo_primus.block import Block, rotary_positions
 
@@ -38,16 +38,18 @@ class Primus(Encoder):
         self.mask_unit = self.crop_multiple = args.patch
         self.grid = divide(crop, args.patch, "the crop", "the patch")
         self.depth, self.token_width, self.in_channels = args.depth, args.width, in_channels
-        self.taps = tuple(round(args.depth * quarter / 4) for quarter in (1, 2, 3, 4))
-        self.channels, self.strides = (args.width,) * 4, (args.patch,) * 4
+        self.taps = quarters(args.depth)
+        self.channels, self.strides = (args.width,) * len(self.taps), (args.patch,) * len(self.taps)
         self.head_width = args.width // args.heads
         self.patch = nn.Conv3d(in_channels, args.width, args.patch, args.patch)
         self.positions = nn.Parameter(torch.empty(1, args.width, *self.grid))
         # Constant, so not saved; other grids than that of the crop are worked out when they are met.
         self.register_buffer("rotations", rotary_positions(self.grid, self.head_width), persistent=False)
-        rates = [args.drop_path * i / (args.depth - 1) for i in range(args.depth)]
+        rates = [args.drop_path * i / max(args.depth - 1, 1) for i in range(args.depth)]
         hidden = round(args.width * args.mlp_ratio)
-        self.blocks = nn.ModuleList(Block(args.width, args.heads, hidden, rate, args.layer_scale) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Block(args.width, args.heads, hidden, rate, args.layer_scale, args.inner_norm) for rate in rates
+        )
         self.norm = nn.LayerNorm(args.width)
         self.input_parameters, self.grid_parameters = ("patch.weight",), ("positions",)
         self._initialise()

@@ -1,18 +1,25 @@
 """Segmentation heads on the maps of plain transformers and of pyramids."""
 
 from mimzoo.specs import HeadSpec, hookimpl
-from mimzoo_seg.args import ConvolutionArgs, SwinUnetrArgs, UnetrArgs, UperNetArgs
+from mimzoo_seg.args import ConvolutionArgs, SwinUnetrArgs, UnetrArgs, UnetrConcatArgs, UperNetArgs
 
 
 @hookimpl
 def mimzoo_heads() -> list[HeadSpec]:
-    """Return the segmentation heads: `unetr`, `swin-unetr`, `upernet`, `convolution`."""
+    """Return the segmentation heads: `unetr`, `unetr-concat`, `swin-unetr`, `upernet`, `convolution`."""
     return [
         HeadSpec(
             name="unetr",
             build="mimzoo_seg.unetr:Unetr",
             args=UnetrArgs,
             summary="U-shaped decoder from equally coarse transformer maps to full resolution.",
+            source="Hatamizadeh et al. 2022, arXiv 2103.10504",
+        ),
+        HeadSpec(
+            name="unetr-concat",
+            build="mimzoo_seg.unetr_concat:UnetrConcat",
+            args=UnetrConcatArgs,
+            summary="U-shaped decoder that concatenates where `unetr` adds, weight-compatible with MONAI's UNETR.",
             source="Hatamizadeh et al. 2022, arXiv 2103.10504",
         ),
         HeadSpec(

@@ -15,6 +15,19 @@ class UnetrArgs(Args):
     norm: Literal["instance", "group"] = "instance"
 
 
+class UnetrConcatArgs(Args):
+    """`width` is the number of channels at full resolution, doubled at every coarser level.
+
+    `residual` adds to every two convolutions what goes into them (MONAI: `res_block`); `refine_skips` refines a map by
+    such two at each level that it is brought up to (MONAI: `conv_block`).
+    """
+
+    width: Annotated[int, Field(ge=1)] = 16
+    residual: bool = True
+    refine_skips: bool = True
+    norm: Literal["instance", "group"] = "instance"
+
+
 class SwinUnetrArgs(Args):
     """`width` is the number of channels at full resolution, by default that of the encoder's finest map."""
 

@@ -1,14 +1,13 @@
 """A U-shaped decoder for encoders whose maps all have one stride, such as plain transformers."""
 
 from collections.abc import Sequence
-from math import log2
 
 from torch import Tensor, nn
 
-from mimzoo.errors import ShapeError
 from mimzoo.norms import Norm
-from mimzoo.tokens import Size, sized
+from mimzoo.tokens import Size
 from mimzoo_seg.args import UnetrArgs
+from mimzoo_seg.levels import climb, levels_of, taps_of
 from mimzoo_seg.maps import SLOPE, convolve
 
 
@@ -29,17 +28,17 @@ class Unetr(nn.Module):
         self, args: UnetrArgs, channels: Sequence[int], strides: Sequence[Size], in_channels: int, classes: int
     ) -> None:
         super().__init__()
-        levels = _levels(strides)
+        levels = levels_of("unetr", strides)
         # The coarsest level is the encoder's last map as it is: it was normed there, on all the channels of a cell.
         widths = [min(args.width * 2**level, args.max_width) for level in range(len(levels) - 1)] + [channels[-1]]
-        self.taps = [_tap(level, len(levels), len(channels)) for level in range(1, len(levels) - 1)]
+        self.taps = taps_of(levels, len(channels))
         self.used_maps = tuple(sorted({*self.taps, len(channels) - 1}))
         self.voxels = convolve(in_channels, widths[0], args.norm)
         self.skips = nn.ModuleList(
             _raise(channels[tap], widths, levels, level, args.norm) for level, tap in enumerate(self.taps, 1)
         )
         steps = range(len(levels) - 1)
-        self.ups = nn.ModuleList(_up(widths[n + 1], widths[n], levels[n + 1], levels[n]) for n in steps)
+        self.ups = nn.ModuleList(climb(widths[n + 1], widths[n], levels[n + 1], levels[n]) for n in steps)
         self.blocks = nn.ModuleList(Residual(widths[n], args.norm) for n in steps)
         self.logits = nn.Conv3d(widths[0], classes, 1)
 
@@ -70,40 +69,12 @@ class Residual(nn.Module):
         return refined
 
 
-def _levels(strides: Sequence[Size]) -> list[Size]:
-    """Return the strides of the levels, from single voxels to the encoder's."""
-    if len(set(strides)) > 1:
-        given = ", ".join(sized(stride) for stride in strides)
-        raise ShapeError(f"the unetr head takes maps of one stride, as of a plain ViT, but this encoder's are {given}")
-    coarsest = strides[0]
-    if any(n & (n - 1) for n in coarsest) or max(coarsest) == 1:
-        raise ShapeError(f"the unetr head takes strides of 1, 2, 4, 8, 16 ... voxels, but here it is {sized(coarsest)}")
-    count = round(log2(max(coarsest)))
-    return [_at(coarsest, level) for level in range(count + 1)]
-
-
-def _at(coarsest: Size, level: int) -> Size:
-    x, y, z = (min(n, 2**level) for n in coarsest)
-    return (x, y, z)
-
-
-def _tap(level: int, levels: int, maps: int) -> int:
-    """Return which map feeds a level between: earlier maps the finer levels, evenly over all but the last map."""
-    between = levels - 2
-    return round((level - 1) * max(maps - 2, 0) / (between - 1)) if between > 1 else max(maps - 2, 0)
-
-
-def _up(before: int, after: int, coarse: Size, fine: Size) -> nn.ConvTranspose3d:
-    factor = (coarse[0] // fine[0], coarse[1] // fine[1], coarse[2] // fine[2])
-    return nn.ConvTranspose3d(before, after, factor, factor)
-
-
 def _raise(before: int, widths: Sequence[int], levels: Sequence[Size], level: int, norm: str) -> nn.Sequential:
     """Return the way of a map from the coarsest level up to `level`: transposed convolutions with norms between."""
     steps: list[nn.Module] = []
     for n in range(len(levels) - 2, level - 1, -1):
         steps += [
-            _up(before, widths[n], levels[n + 1], levels[n]),
+            climb(before, widths[n], levels[n + 1], levels[n]),
             Norm(norm, widths[n]),
             nn.LeakyReLU(SLOPE, inplace=True),
         ]

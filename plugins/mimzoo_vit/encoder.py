@@ -1,5 +1,6 @@
 """A plain vision transformer on 3D patches that computes visible patches only when the hidden ones are dropped."""
 
+import torch
 from torch import Tensor, nn
 
 from mimzoo.tokens import (
@@ -15,30 +16,35 @@ from mimzoo.tokens import (
     resize_grid,
     visible_index,
 )
-from mimzoo.transformer import Block, embed_patches, initialise, sincos_positions
+from mimzoo.transformer import Block, embed_patches, initialise, quarters, sincos_positions
 from mimzoo_vit.args import VitArgs
 
 
 class VisionTransformer(Encoder):
-    """ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) on patches of a volume, without class token.
+    """ViT (Dosovitskiy et al. 2021, arXiv 2010.11929) on patches of a volume.
 
-    Maps are taken after a quarter, half, three quarters and all of the blocks, the last one normed; all lie on the
-    patch grid. Raises ShapeError when the crop is not divisible by the patch.
+    Maps are taken after the blocks that `taps` numbers, the last one normed; all lie on the patch grid. A class token
+    is at work inside only: it has no position, is never hidden, and is neither in the maps nor among the tokens.
+    Raises ShapeError when the crop is not divisible by the patch.
     """
 
     positions: Tensor
+    class_token: nn.Parameter | None
 
     def __init__(self, args: VitArgs, in_channels: int, crop: Size) -> None:
         super().__init__()
         self.mask_unit = self.crop_multiple = args.patch
         self.grid = divide(crop, args.patch, "the crop", "the patch")
         self.depth, self.token_width, self.in_channels = args.depth, args.width, in_channels
-        self.taps = tuple(round(args.depth * quarter / 4) for quarter in (1, 2, 3, 4))
-        self.channels, self.strides = (args.width,) * 4, (args.patch,) * 4
+        self.taps = args.taps or quarters(args.depth)
+        self.channels, self.strides = (args.width,) * len(self.taps), (args.patch,) * len(self.taps)
         self.patch = nn.Conv3d(in_channels, args.width, args.patch, args.patch)
-        rates = [args.drop_path * i / (args.depth - 1) for i in range(args.depth)]
-        self.blocks = nn.ModuleList(Block(args.width, args.heads, args.mlp_ratio, rate) for rate in rates)
-        self.norm = nn.LayerNorm(args.width, eps=1e-6)
+        rates = [args.drop_path * i / max(args.depth - 1, 1) for i in range(args.depth)]
+        self.blocks = nn.ModuleList(
+            Block(args.width, args.heads, args.mlp_ratio, rate, args.norm_eps) for rate in rates
+        )
+        self.norm = nn.LayerNorm(args.width, eps=args.norm_eps)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, args.width)) if args.class_token else None
         self.learned = args.positions == "learned"
         self.input_parameters = ("patch.weight",)
         self.grid_parameters = ("positions",) if self.learned else ()
@@ -46,6 +52,8 @@ class VisionTransformer(Encoder):
 
     def _initialise(self) -> None:
         initialise(self)
+        if self.class_token is not None:
+            nn.init.normal_(self.class_token, std=0.02)
         fixed = sincos_positions(self.grid, self.token_width)
         if self.learned:
             # (1, N, D) -> (1, D, GX, GY, GZ), begun at the fixed ones
@@ -54,7 +62,7 @@ class VisionTransformer(Encoder):
             self.register_buffer("positions", fixed, persistent=False)
 
     def depth_of(self, parameter_name: str) -> int:
-        """Return the block of a parameter: 0 for patch embedding and positions, the last for the final norm."""
+        """Return the block of a parameter: 0 for patches, positions and class token, the last for the final norm."""
         part, _, rest = parameter_name.partition(".")
         if part == "blocks":
             return int(rest.split(".")[0]) + 1
@@ -66,14 +74,14 @@ class VisionTransformer(Encoder):
         Raises ShapeError for a wrong number of channels, or a crop not divisible by the patch.
         """
         grid = self._grid(volume)
-        x = embed_patches(patchify(volume, self.mask_unit), self.patch) + self._positions(grid)
+        x = self._lead(embed_patches(patchify(volume, self.mask_unit), self.patch) + self._positions(grid))
         maps = []
         for done, block in enumerate(self.blocks, 1):
             x = block(x)
             if done in self.taps:
-                maps.append(x if done < self.depth else self.norm(x))
+                maps.append(self._patches(x if done < self.depth else self.norm(x)))
         # (B, N, D) -> (B, D, GX, GY, GZ)
-        return [tokens.transpose(1, 2).unflatten(2, grid) for tokens in maps]
+        return [torch.unflatten(tokens.transpose(1, 2), 2, grid) for tokens in maps]
 
     def encode(self, volume: Tensor, mask: Tensor, mask_token: Tensor | None = None) -> Tokens:
         """Return the tokens of a volume whose units are hidden where `mask` (B, *units) is True.
@@ -84,9 +92,10 @@ class VisionTransformer(Encoder):
         grid = self._grid(volume)
         hidden = expand_mask(mask, grid)
         x = self._drop(volume, hidden, grid) if mask_token is None else self._replace(volume, hidden, grid, mask_token)
+        x = self._lead(x)
         for block in self.blocks:
             x = block(x)
-        return Tokens(self.norm(x), hidden, self.mask_unit, dropped=mask_token is None)
+        return Tokens(self._patches(self.norm(x)), hidden, self.mask_unit, dropped=mask_token is None)
 
     def _drop(self, volume: Tensor, hidden: Tensor, grid: Size) -> Tensor:
         visible = visible_index(hidden)
@@ -96,6 +105,16 @@ class VisionTransformer(Encoder):
     def _replace(self, volume: Tensor, hidden: Tensor, grid: Size, mask_token: Tensor) -> Tensor:
         embedded = embed_patches(patchify(volume, self.mask_unit), self.patch)
         return hide(embedded, hidden, mask_token) + self._positions(grid)
+
+    def _lead(self, tokens: Tensor) -> Tensor:
+        """Return the tokens (B, N, D) behind the class token, where there is one."""
+        if self.class_token is None:
+            return tokens
+        return torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], 1)
+
+    def _patches(self, tokens: Tensor) -> Tensor:
+        """Return the tokens (B, N, D) of the patches alone."""
+        return tokens if self.class_token is None else tokens[:, 1:]
 
     def _positions(self, grid: Size) -> Tensor:
         if not self.learned:
