@@ -30,7 +30,6 @@ class TaskModel(Loadable):
         super().__init__()
         self.encoder: Encoder = encoder
         self.head = head
-        self.crop_multiple = encoder.crop_multiple
 
     def forward(self, volume: Tensor) -> Tensor:
         """Return logits (B, outputs, X, Y, Z) of a volume (B, C, X, Y, Z), or (B, outputs) where it tells of scans."""

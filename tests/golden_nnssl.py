@@ -14,7 +14,6 @@ import torch
 from dynamic_network_architectures.architectures.primus import Primus
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.eva import Eva
-from timm.layers import RotaryEmbeddingCat
 from torch import nn
 
 import mimzoo
@@ -84,17 +83,10 @@ def unet(channels=1, features_per_stage=(4, 8, 8), n_blocks_per_stage=(1, 2, 1),
     return randomise(model, 0.2), kept
 
 
-class Rope(RotaryEmbeddingCat):
-    """timm's own, which from 1.0.23 on keeps what it computed of three axes in a buffer that is as long as for two."""
-
-    def _create_cache(self, cells, device, dtype):
-        self.register_buffer("pos_embed", torch.empty(cells, 3 * self.dim), persistent=False)
-
-
 def primus(shape, patch=(4, 4, 4), channels=1, fused=False, **built):
     """A small Primus, with layer scale and inner norm as nnssl's unless they are switched off."""
     torch.manual_seed(0)
-    args = {"init_values": 0.1, "scale_attn_inner": True, "rope_impl": Rope, **built}
+    args = {"init_values": 0.1, "scale_attn_inner": True, **built}
     model = Primus(channels, 48, patch, 1, eva_depth=4, eva_numheads=2, input_shape=shape, **args)
     if fused:
         grid = tuple(s // p for s, p in zip(shape, patch, strict=True))

@@ -319,7 +319,7 @@ def test_a_primus_whose_trainer_is_unknown_asks_for_its_raster():
         WeightsError, match="MyOwnTrainer does not tell the order of its tokens; add --option raster=legacy for nnssl's"
     ):
         read(content)
-    assert read(content, raster="fixed").encoder.name == "primus-medium"
+    assert read(content, raster="fixed").encoder.name == "primus-small"
 
 
 def test_of_a_primus_without_a_trainer_it_is_said_that_its_raster_is_taken_to_be_fixed():

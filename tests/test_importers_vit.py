@@ -114,7 +114,6 @@ REFUSED = {
         lambda: state_of(small(), **{"patch_embedding.position_embeddings": None}), {},
         "it is no whole ViT: none of its tensors becomes 'positions' of an encoder here",
     ),
-    "too few blocks": (lambda: small(num_layers=3).state_dict(), {}, "argument 'depth': .* got 3"),
 }  # fmt: skip
 
 

@@ -190,6 +190,20 @@ def test_the_command_imports_and_says_what_was_made_and_where(file, tmp_path):
     assert "--option 'heads' gives no value; write name=value" in wrong.stderr
 
 
+def test_the_page_of_importers_holds_every_golden_and_each_within_its_bound():
+    import golden_nnssl
+    import golden_swin
+    import golden_vit
+
+    page = (Path(__file__).parents[1] / "docs" / "importers.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    found = {row[0]: row[1:] for row in rows if len(row) == 4}
+    goldens = [*golden_swin.GOLDENS, *golden_vit.GOLDENS, *golden_nnssl.GOLDENS]
+    assert set(found) - {"format"} == set(goldens)
+    assert {golden.split(" ")[0] for golden in goldens} == set(FORMATS)
+    assert all(float(found[golden][1]) <= 1e-4 < 0.1 < float(found[golden][2]) for golden in goldens)
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 

@@ -245,7 +245,7 @@ def test_units_larger_than_a_patch_hide_all_its_patches():
     ("args", "sentence"),
     [
         ({"width": 400}, "width 400 must be a multiple of 6 x heads = 36"),
-        ({"depth": 3}, "argument 'depth'"),
+        ({"depth": 0}, "argument 'depth'"),
         ({"layer_scale": 0.0}, "argument 'layer_scale'"),
         ({"positions": "sincos"}, "unknown argument 'positions'"),
         ({"drop_path": 1.0}, "argument 'drop_path'"),
