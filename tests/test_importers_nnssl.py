@@ -145,7 +145,7 @@ def test_the_published_networks_are_imported_as_what_they_are():
     """Their tensors without memory: what is told from them is their shapes."""
     with torch.device("meta"):
         cnn, _ = golden.unet(1, [32, 64, 128, 256, 320, 320], [1, 3, 4, 6, 6, 6])
-        vit = PrimusM(1, 1, (8, 8, 8), (160, 160, 160), rope_impl=golden.Rope)
+        vit = PrimusM(1, 1, (8, 8, 8), (160, 160, 160))
     for weights, keys, architecture, reader, args, name in (
         (once(cnn.state_dict()), golden.CNN, "ResEncL", read_resenc, ResEncImport(), "resenc-large"),
         (vit.state_dict(), golden.VIT, "PrimusM", read_primus, PrimusImport(), "primus-medium"),
