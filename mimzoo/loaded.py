@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mimzoo.cards import Card
 from mimzoo.errors import CardError
-from mimzoo.recipes import Input, Size
+from mimzoo.recipes import Input
 from mimzoo.volume import Volume, pad_to, prepare, read_scan
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ class Loadable(nn.Module):
     card: Card | None = None
     report: LoadReport | None = None
     input: Input | None = None
-    # What a volume must be divisible by, in voxels
-    crop_multiple: Size
 
     def features(self, volume: Tensor) -> list[Tensor]:
         """Return the encoder's maps (B, channels[i], X / sx, Y / sy, Z / sz) of a volume (B, C, X, Y, Z)."""
@@ -47,7 +45,7 @@ class Loadable(nn.Module):
         seen, crop = self.input, self.input.crop
         volume = scan if isinstance(scan, Volume) else read_scan(scan, len(seen.channels))
         voxels = prepare(volume, seen).voxels
-        encoder = getattr(self, "encoder", self)
+        encoder: Any = getattr(self, "encoder", self)
         sizes = zip(voxels.shape[1:], crop, encoder.crop_multiple, strict=True)
         x, y, z = (max(least, -(-given // multiple) * multiple) for given, least, multiple in sizes)
         padded = torch.from_numpy(pad_to(voxels, (x, y, z), voxels.min((1, 2, 3)))[0])[None]

@@ -52,6 +52,7 @@ class Encoder(Loadable):
     channels: tuple[int, ...]
     strides: tuple[Size, ...]
     mask_unit: Size
+    crop_multiple: Size
     token_width: int
     depth: int
     # Names of parameters (1, D, GX, GY, GZ) that are resized when weights come from a crop of another size,
