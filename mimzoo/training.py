@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -149,6 +150,8 @@ def train(job: Job) -> State:
 
 def make_accelerator(schedule: Schedule) -> Accelerator:
     """Return the accelerator: devices as launched, the recipe's precision, the batch split over all devices."""
+    # Accelerate keeps the precision of the first training of a process, and refuses another to the next one.
+    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=mixed_precision(schedule.precision),
         gradient_accumulation_steps=schedule.accumulate,

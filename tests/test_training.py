@@ -81,9 +81,22 @@ class Numbers(torch.utils.data.Dataset):
 def job(folder, loss_of, **changes):
     (folder / "checkpoints").mkdir(exist_ok=True)
     model = nn.Linear(1, 1)
-    recipe = schedule(steps=4, batch=4, validate_every=2, precision="float32", **changes)
+    recipe = schedule(**{"steps": 4, "batch": 4, "validate_every": 2, "precision": "float32", **changes})
     groups = parameter_groups(model, recipe.optimiser)
     return Job(folder, recipe, model, groups, Numbers(), loss_of, lambda model: {"loss": 1.0}, False, "test")
+
+
+def test_one_process_trains_in_one_precision_after_another(tmp_path):
+    for number, precision in enumerate(("bfloat16", "float32", "bfloat16")):
+        (tmp_path / str(number)).mkdir()
+        found = []
+
+        def loss_of(model, batch, step, found=found):
+            found.append(torch.is_autocast_enabled(batch["volume"].device.type))
+            return model(batch["volume"]).square().mean()
+
+        train(job(tmp_path / str(number), loss_of, precision=precision))
+        assert found == [precision == "bfloat16"] * 4
 
 
 def test_accumulated_micro_batches_see_every_item_once(tmp_path):
