@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Every command imports what it needs, so that listing never waits for torch."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -32,11 +33,19 @@ Scans = Annotated[list[str], typer.Argument(help="NIfTI scans; one of several fi
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder where it was stopped.")]
 Start = Annotated[str | None, typer.Option("--from", help="Whose weights to begin from; `scratch` for none.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the card: key.path=value.")]
+Trackers = Annotated[
+    list[str] | None,
+    typer.Option("--tracker", help="Told the figures: tensorboard, trackio, wandb, mlflow, none; may be repeated."),
+]
 SaveSeconds = Annotated[float, typer.Option(help="Save the state at least this often.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that load crops beside the training, for each device.")]
 
 
 def main() -> None:
     """Run the command line; a user's error prints one sentence and exits with 1, an interruption with 130."""
+    if os.environ.get("RANK", "0") != "0":
+        # Of the processes that a launcher starts together, only the first one tells how it goes.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (as long as the process lives)
     try:
         app(standalone_mode=True)
     except MimzooError as error:
@@ -66,9 +75,11 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 app.command("list")(cli_models.list_)
 app.command()(cli_models.info)
+app.command()(cli_models.plan)
 app.command("import")(cli_models.import_)
 app.command()(cli_models.pull)
 app.command()(cli_models.publish)
+app.command()(cli_models.report)
 
 
 @app.command()
@@ -107,13 +118,15 @@ def pretrain(
     resume: Resume = False,
     set_: Assignments = None,
     save_seconds: SaveSeconds = 60.0,
+    workers: Workers = 0,
+    tracker: Trackers = None,
 ) -> None:
     """Pretrain an encoder on scans without labels, from its card's recipe."""
     from mimzoo.options import start_assignment
     from mimzoo.pretrain import pretrain as run
 
     assignments = [*(set_ or []), *([start_assignment("pretraining", start)] if start else [])]
-    _train(run, model, data, out, resume, assignments, save_seconds)
+    _train(run, model, data, out, resume, assignments, save_seconds, workers, tracker)
 
 
 @app.command()
@@ -146,33 +159,55 @@ def finetune(
     resume: Resume = False,
     set_: Assignments = None,
     save_seconds: SaveSeconds = 60.0,
+    workers: Workers = 0,
+    tracker: Trackers = None,
 ) -> None:
     """Train a model for a task, from its card's recipe."""
     from mimzoo.finetune import finetune as run
     from mimzoo.options import finetuning_assignments
 
     assignments = [*(set_ or []), *finetuning_assignments(start, labelled, fold, split, seed)]
-    _train(run, model, data, out, resume, assignments, save_seconds)
+    _train(run, model, data, out, resume, assignments, save_seconds, workers, tracker)
 
 
 def _train(
-    run: Any, model: str, data: Path, out: Path | None, resume: bool, assignments: list[str], save_seconds: float
+    run: Any,
+    model: str,
+    data: Path,
+    out: Path | None,
+    resume: bool,
+    assignments: list[str],
+    save_seconds: float,
+    workers: int,
+    tracker: list[str] | None,
 ) -> None:
     from mimzoo.cards import override
     from mimzoo.hub import find_model
+    from mimzoo.tracking import chosen_trackers
     from mimzoo.training import InterruptedRun
 
-    card = override(find_model(model), assignments)
+    card, trackers = override(find_model(model), assignments), chosen_trackers(tracker or [])
     folder = out or Path("runs") / card.name
     try:
         with _cases_progress("prepare") as progress:
-            finished = run(card, data, folder, resume=resume, save_seconds=save_seconds, progress=progress)
-    except InterruptedRun as stop:
+            finished = run(
+                card,
+                data,
+                folder,
+                resume=resume,
+                save_seconds=save_seconds,
+                workers=workers,
+                trackers=trackers,
+                progress=progress,
+            )
+    except (InterruptedRun, KeyboardInterrupt) as stop:
         again = [word for word in sys.argv[1:] if word != "--resume"]
-        _fail(f"{stop}; continue with: mimzoo {shlex.join([*again, '--resume'])}", 130)
+        again += ["--resume"] if (folder / "README.md").is_file() else []
+        _fail(f"{str(stop) or 'interrupted'}; continue with: mimzoo {shlex.join(again)}", 130)
     weights = finished.block.weights
     print(
-        f"{finished.name}: {folder / 'model.safetensors'} ({weights.bytes / 1e6:.1f} MB), card {folder / 'README.md'}"
+        f"{finished.name}: {folder / 'model.safetensors'} ({weights.bytes / 1e6:.1f} MB), card {folder / 'README.md'}, "
+        f"report {folder / 'report.html'}"
     )
 
 

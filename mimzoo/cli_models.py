@@ -1,4 +1,4 @@
-"""Commands about models that there are: list, info, publish, pull, import."""
+"""Commands about models that there are: list, info, plan, publish, pull, import, report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +22,27 @@ def info(
     from mimzoo.listing import info_table, show
 
     show(info_table(model))
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="A model: a bare name, a folder (./run), or hf://org/name@tag.")],
+    memory: Annotated[str | None, typer.Option(help="What each device has: 24GB, 24GiB, 8000MB.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="pretraining or finetuning; by default what the card is for.")
+    ] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Devices that share the batch.")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a key of the card: key.path=value.")] = None,
+) -> None:
+    """Tell what training a model takes: parameters, operations, memory, the largest batch that fits."""
+    from mimzoo import planning
+    from mimzoo.cards import override
+    from mimzoo.hub import find_model
+    from mimzoo.listing import show
+
+    available = None if memory is None else planning.read_memory(memory)
+    found = planning.plan(override(find_model(model), set_ or []), task, devices)
+    print(planning.describe(found))
+    show(planning.plan_table(found, available))
 
 
 def publish(
@@ -84,3 +105,12 @@ def import_(
     weights = card.block.weights
     assert weights is not None and card.folder is not None  # it was imported just now
     print(f"{card.name}: {card.kind}, {weights.bytes / 1e6:.1f} MB now in {card.folder}; mimzoo.load({card.name!r})")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/NAME.")],
+) -> None:
+    """Write a run's report.html again: what it is, curves, pictures, figures, recipe, on one page."""
+    from mimzoo.report import report_run
+
+    print(report_run(run))

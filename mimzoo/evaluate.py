@@ -20,6 +20,7 @@ from mimzoo.masks import LabelMap, RegionMap
 from mimzoo.metrics import Paired, compare_paired
 from mimzoo.models import load_card
 from mimzoo.protocols import recipe_of, task_dataset
+from mimzoo.report import report_run
 from mimzoo.scoring import Result, Row, Scored, answer_cases, case_values, score_row, summarise_cases, summary_values
 from mimzoo.tasks import Task
 from mimzoo.volume import Volume
@@ -65,6 +66,7 @@ def evaluate(
     draw_rows(folder / "overlays.png", shown, task)
     if out is None and is_folder_reference(reference):
         quote_metrics(card, result, folder)
+        report_run(folder)
     return result, folder
 
 

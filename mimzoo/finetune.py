@@ -1,48 +1,67 @@
 """A model for a card's task from its recipe: `mimzoo finetune NAME --data DIR`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mimzoo.cards import Card, mimzoo_home
+from mimzoo.cards import Card, mimzoo_home, read_card
 from mimzoo.data.augment import build_augmentation
 from mimzoo.data.crops import CropDataset
-from mimzoo.data.datasets import Dataset
+from mimzoo.data.datasets import Case, Dataset
 from mimzoo.data.store import Store, prepare_dataset
-from mimzoo.figures import draw_curves
+from mimzoo.evaluate import draw_rows
 from mimzoo.inference import answer_with
 from mimzoo.losses import task_loss
 from mimzoo.metrics import Summary
 from mimzoo.models import Scaled, TaskModel, build_model
+from mimzoo.processes import company, in_turn, is_main, join, meeting, share_out
 from mimzoo.protocols import recipe_of, training_dataset, truths
 from mimzoo.recipes import Scoring
+from mimzoo.report import report_run, settings
 from mimzoo.runs import begin_run, keep_weights
-from mimzoo.scoring import answer_cases, case_values, score_row, summarise_cases, summary_values
+from mimzoo.scoring import Scored, answer_cases, case_values, score_row, summarise_cases, summary_values
 from mimzoo.starts import start_encoder
-from mimzoo.training import Job, best_weights, parameter_groups, train
+from mimzoo.training import Job, best_weights, check_shares, parameter_groups, train
 
 LEAST_PROBABILITY = 1e-7
+# As many validation cases are drawn in the end.
+OVERLAYS = 3
 
 
+@company()
 def finetune(
-    card: Card, data: Path, folder: Path, *, resume: bool = False, save_seconds: float = 60.0, progress: Any = None
+    card: Card,
+    data: Path,
+    folder: Path,
+    *,
+    resume: bool = False,
+    save_seconds: float = 60.0,
+    workers: int = 0,
+    trackers: Sequence[str] = (),
+    progress: Any = None,
 ) -> Card:
     """Return the card of the finished run in `folder`: the weights that did best on the validation cases.
 
     Best is the highest mean Dice of masks, the least cross-entropy of classes, the least mean error of a value.
+    `workers` processes load crops beside the training; `trackers` are named as in `mimzoo.tracking`.
     Raises CardError for a card without a fine-tuning recipe; DataError when the data set does not serve the task, or
     has no validation cases to select on.
     """
-    recipe = recipe_of(card)
-    dataset = training_dataset(card, data)
+    machine = join()
     # What does not fit together is said before scans are prepared.
-    model = make_model(card, dataset)
-    store = prepare_dataset(dataset, card.block.input, card.block.labels, mimzoo_home() / "prepared", progress)
-    run = begin_run(card, folder, resume, "finetune")
+    with meeting():
+        recipe = recipe_of(card)
+        check_shares(recipe)
+        dataset = training_dataset(card, data)
+        model = make_model(card, dataset)
+    store = in_turn(lambda: prepare_cases(card, dataset, progress), machine.is_local_main_process)
+    # Who comes later finds the run begun.
+    run = in_turn(lambda: begin_run(card, folder, resume or not is_main(), "finetune"), is_main())
     task = card.block.task
     job = Job(
         folder=folder,
@@ -53,12 +72,39 @@ def finetune(
         loss_of=task_loss(task, truths(dataset, task)),
         validate=validation(run, dataset),
         higher_is_better=not task.of_scan,
-        title=f"finetune {card.name}",
+        title=card.name,
         save_seconds=save_seconds,
+        workers=workers,
+        trackers=trackers,
+        settings=settings(run),
     )
     train(job)
-    draw_curves(folder / "curves.png", folder / "history.csv")
-    return keep_weights(run, folder, {"weights": best_weights(folder)})
+    with meeting():
+        if is_main():
+            finish(run, dataset, folder)
+    return read_card(folder)
+
+
+def prepare_cases(card: Card, dataset: Dataset, progress: Any) -> Store:
+    """Return the prepared store of a data set's cases and their labels."""
+    return prepare_dataset(dataset, card.block.input, card.block.labels, mimzoo_home() / "prepared", progress)
+
+
+def finish(run: Card, dataset: Dataset, folder: Path) -> None:
+    """Write what a run ends with: its best weights, named in its card, pictures and the report."""
+    model = build_model(run.block)
+    model.load_state_dict(best_weights(folder))
+    finished = keep_weights(run, folder, {"weights": model.state_dict()})
+    draw_answers(model.to(join().device), finished, dataset, folder)
+    report_run(folder)
+
+
+def draw_answers(model: TaskModel, card: Card, dataset: Dataset, folder: Path) -> None:
+    """Write `overlays.png` of a few validation cases as a model answers them, where the answers are masks."""
+    task = card.block.task
+    if not task.of_scan:
+        rows = answer_cases(answer_with(model.eval(), card), dataset.validation, dataset, card)
+        draw_rows(folder / "overlays.png", list(islice(rows, OVERLAYS)), task)
 
 
 def make_model(card: Card, dataset: Dataset) -> TaskModel:
@@ -109,13 +155,19 @@ def validation(card: Card, dataset: Dataset) -> Callable[[nn.Module], dict[str, 
     """Return the function that measures a model on the validation cases, the figure that selects first.
 
     That is Dice, then each class's, of masks in the scans' own grids; cross-entropy, then accuracy and the like, of
-    classes; the mean absolute error, then others, of a value.
+    classes; the mean absolute error, then others, of a value. Processes share the cases out.
     """
     task = card.block.task
 
     def validate(model: nn.Module) -> dict[str, float]:
-        rows = answer_cases(answer_with(model, card), dataset.validation, dataset, card)
-        scored = {row.name: score_row(row, task, Scoring(metrics=("dice",))) for row in rows}
+        answering = answer_with(model, card)
+
+        def score(cases: Sequence[Case]) -> list[Scored]:
+            rows = answer_cases(answering, cases, dataset, card)
+            return [score_row(row, task, Scoring(metrics=("dice",))) for row in rows]
+
+        names = [case.id for case in dataset.validation]
+        scored = dict(zip(names, share_out(dataset.validation, score), strict=True))
         result = summarise_cases(scored, task)
         if isinstance(result, Summary):
             classes = {f"dice {name}": found.metrics["dice"].mean for name, found in result.classes.items() if found.n}

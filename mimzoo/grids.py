@@ -1,6 +1,6 @@
 """Voxel grids in the world: orientation, spacing, padding, and resampling between aligned grids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +21,8 @@ Slices = tuple[slice, ...]
 SPACING_TOLERANCE_MM = 1e-3
 # How far (voxels) positions are moved to decide ties between labels; see `_nudge`.
 NUDGE = 1e-3
-# Target voxels resampled at a time along X: bounds the memory of label resampling.
-SLAB = 16
+# Target voxels resampled at a time along X, of labels and of scans: bounds the memory of resampling.
+SLAB, THIN = 16, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +108,39 @@ def resample_linear(voxels: Floats, grid: Grid, spacing_mm: Sequence[float]) -> 
     Beyond the last voxel its value is repeated. Equal spacing returns the very same voxels.
     """
     target = spaced(grid, spacing_mm)
+    if all(_is_identity(p, n) for p, n in zip(_positions(grid, target), grid.shape, strict=True)):
+        return voxels, target
+    out = np.empty((len(voxels), *target.shape), voxels.dtype)
+    for part, slab in resample_slabs(lambda planes: voxels[:, planes], grid, spacing_mm):
+        out[:, part] = slab
+    return out, target
+
+
+def resample_slabs(
+    take: Callable[[slice], Floats], grid: Grid, spacing_mm: Sequence[float]
+) -> Iterator[tuple[slice, Floats]]:
+    """Yield what `resample_linear` returns slab by slab: where along X, and the voxels (C, slab, Y, Z) there.
+
+    `take` returns the voxels (C, planes, Y, Z) of a slice of `grid` along X, so that nobody need hold them all.
+    """
+    target = spaced(grid, spacing_mm)
     positions = _positions(grid, target)
     # Shrinking axes first leaves the least work for the others; the result is the same in any order.
-    for axis in sorted(range(3), key=lambda a: target.shape[a] / grid.shape[a]):
-        voxels = _interpolate(voxels, axis + 1, positions[axis])
-    return voxels, target
+    order = sorted(range(3), key=lambda a: target.shape[a] / grid.shape[a])
+    axes = [a for a in order if not _is_identity(positions[a], grid.shape[a])]
+    for start in range(0, target.shape[0], THIN):
+        part = slice(start, min(start + THIN, target.shape[0]))
+        planes = _planes(positions[0][part], grid.shape[0]) if 0 in axes else part
+        inside = [positions[0][part] - planes.start, *positions[1:]]
+        voxels = take(planes)
+        for axis in axes:
+            voxels = _interpolate(voxels, axis + 1, inside[axis])
+        yield part, voxels
+
+
+def _planes(positions: Matrix, length: int) -> slice:
+    """Return the source planes that (rising) positions lie between, two at least."""
+    return slice(min(int(positions[0]), length - 2), min(int(positions[-1]) + 2, length))
 
 
 def resample_labels(labels: Masks, grid: Grid, target: Grid) -> Masks:

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss
+from monai.networks.utils import one_hot
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mimzoo.processes import sum_everywhere
 from mimzoo.tasks import Task
 
+# What keeps the Dice of masks that are nowhere defined.
+SMOOTH = 1e-5
 LossOf = Callable[[nn.Module, dict[str, Any], int], Tensor]
 
 
@@ -18,8 +21,9 @@ def task_loss(task: Task, truths: Mapping[str, float]) -> LossOf:
 
     A batch has "volume" (B, C, X, Y, Z), "case" (B ids), and "labels" (B, X, Y, Z) where voxels are labelled; `truths`
     says what is true of the scan of each case. Labels: soft Dice over the foreground plus cross-entropy over all
-    classes (MONAI). Regions: soft Dice plus binary cross-entropy, of each region by itself (as nnU-Net does for BraTS,
-    Isensee et al. 2020, arXiv 2011.00848). Classes: cross-entropy. A value: smooth L1 in units of its spread.
+    classes. Regions: soft Dice plus binary cross-entropy, of each region by itself (as nnU-Net does for BraTS, Isensee
+    et al. 2020, arXiv 2011.00848). Classes: cross-entropy. A value: smooth L1 in units of its spread.
+    Of several processes each judges its own crops; their mean is the loss of all of these as one batch.
     """
     return {
         "labels": lambda: labels_loss(),
@@ -31,28 +35,38 @@ def task_loss(task: Task, truths: Mapping[str, float]) -> LossOf:
 
 def labels_loss() -> LossOf:
     """Return the loss of exclusive labels."""
-    criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
 
     def loss_of(model: nn.Module, batch: dict[str, Any], step: int) -> Tensor:
-        loss: Tensor = criterion(model(batch["volume"]).float(), batch["labels"][:, None])
-        return loss
+        logits, labels = model(batch["volume"]).float(), batch["labels"]
+        classes = one_hot(labels[:, None], logits.shape[1])
+        return dice_loss(logits.softmax(1)[:, 1:], classes[:, 1:]) + functional.cross_entropy(logits, labels)
 
     return loss_of
 
 
 def regions_loss(regions: Mapping[str, tuple[int, ...]]) -> LossOf:
     """Return the loss of regions, each a set of label values, that may overlap."""
-    dice = DiceLoss(sigmoid=True, batch=True)
 
     def loss_of(model: nn.Module, batch: dict[str, Any], step: int) -> Tensor:
         logits, labels = model(batch["volume"]).float(), batch["labels"]
         values = [torch.tensor(values, device=labels.device) for values in regions.values()]
         # (B, X, Y, Z) -> (B, regions, X, Y, Z)
         masks = torch.stack([torch.isin(labels, known) for known in values], 1).to(logits.dtype)
-        loss: Tensor = dice(logits, masks) + functional.binary_cross_entropy_with_logits(logits, masks)
-        return loss
+        return dice_loss(logits.sigmoid(), masks) + functional.binary_cross_entropy_with_logits(logits, masks)
 
     return loss_of
+
+
+def dice_loss(found: Tensor, true: Tensor) -> Tensor:
+    """Return 1 - soft Dice of probabilities and masks, both (B, K, X, Y, Z), mean over the K masks.
+
+    Computes what MONAI's DiceLoss does with `batch=True`, over the crops of all processes.
+    """
+    axes = (0, 2, 3, 4)
+    both, predicted, real = sum_everywhere(torch.stack([(found * true).sum(axes), found.sum(axes), true.sum(axes)]))
+    wrong = 0.5 * (predicted - both) + 0.5 * (real - both)
+    loss: Tensor = (1 - (2 * both + SMOOTH) / (2 * (both + wrong) + SMOOTH)).mean()
+    return loss
 
 
 def classes_loss(truths: Mapping[str, float]) -> LossOf:

@@ -4,6 +4,7 @@ import gzip
 import io
 import zlib
 from contextlib import suppress
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +14,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Extension, Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling, native_code
+from numpy.typing import DTypeLike
 
 from mimzoo.errors import ScanError
 from mimzoo.files import free_memory, replacing
@@ -28,6 +30,8 @@ GZIP_LIMIT = 1032
 # How far from flat the three axes must stand: the volume of the box of their unit vectors.
 FLATTEST = 1e-3
 UNITS = {1: "metres", 3: "micrometres"}
+# Bytes of voxels read at a time: planes enough to fill cache lines along Z, little beside a scan.
+PIECE = 4 << 20
 COMMENT = 6
 DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, TypeError, HeaderDataError)
 
@@ -38,8 +42,8 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)]
 
 
-def read_voxels(path: Path, channels: int) -> tuple[Array, Grid]:
-    """Return the voxels (channels, X, Y, Z) as stored (scl_slope applied), and their grid.
+def read_voxels(path: Path, channels: int, dtype: DTypeLike | None = None) -> tuple[Array, Grid]:
+    """Return the voxels (channels, X, Y, Z), scl_slope applied, as `dtype` or as they come then, and their grid.
 
     The affine is the sform where its code is set, else the qform, else the spacing alone (as nibabel does).
     Raises ScanError that says what is wrong with the file.
@@ -48,9 +52,11 @@ def read_voxels(path: Path, channels: int) -> tuple[Array, Grid]:
         with _open(path) as stream:
             header = _header(path, stream)
             shape = _shape(path, header, channels)
-            _check_size(path, stream, header)
+            stored = _dtype(path, header)
+            wanted = _scaled(np.empty(0, stored), header).dtype if dtype is None else np.dtype(dtype)
+            _check_size(path, stream, header, wanted)
             grid = _grid(path, header, shape)
-            return _voxels(path, stream, header, shape, channels), grid
+            return _voxels(path, stream, header, np.empty((channels, *shape), wanted)), grid
     except DAMAGE as error:
         raise ScanError(f"{path}: the file cannot be read ({_reason(error)}); it may be damaged") from error
 
@@ -155,7 +161,7 @@ def _times(dims: list[int]) -> str:
     return " x ".join(map(str, dims))
 
 
-def _check_size(path: Path, stream: IO[bytes], header: Header) -> None:
+def _check_size(path: Path, stream: IO[bytes], header: Header, wanted: np.dtype[Any]) -> None:
     """Refuse, before anything is allocated, what cannot be in this file or in this memory."""
     if int(header["vox_offset"]) < int(header["sizeof_hdr"]):
         raise ScanError(f"{path}: the header's data offset of {header['vox_offset']:g} bytes lies inside the header")
@@ -164,8 +170,7 @@ def _check_size(path: Path, stream: IO[bytes], header: Header) -> None:
     claimed, stored = int(header["vox_offset"]) + voxels * dtype.itemsize, path.stat().st_size
     if claimed > stored * (GZIP_LIMIT if isinstance(stream, gzip.GzipFile) else 1):
         raise ScanError(f"{path}: the header claims {claimed:,} bytes, which a file of {stored:,} bytes cannot hold")
-    # the bytes, the scaled values (float64) and the float32 result live at once
-    need = voxels * (dtype.itemsize + 12)
+    need = voxels * wanted.itemsize
     free = free_memory()
     if free is not None and need > free:
         raise ScanError(f"{path}: {voxels:,} voxels need {need / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
@@ -222,21 +227,30 @@ def _check_affine(path: Path, affine: Array) -> None:
         raise ScanError(f"{path}: the axes of the affine lie in one plane (its determinant is 0), so it is no 3D grid")
 
 
-def _voxels(path: Path, stream: IO[bytes], header: Header, shape: tuple[int, int, int], channels: int) -> Array:
-    dtype = _dtype(path, header)
+def _scaled(values: Array, header: Header) -> Array:
+    slope, inter = header.get_slope_inter()
+    scaled: Array = apply_read_scaling(values, slope or 1.0, inter or 0.0)
+    return scaled
+
+
+def _voxels(path: Path, stream: IO[bytes], header: Header, out: Array) -> Array:
+    """Return `out` (C, X, Y, Z) with the voxels, of which a few planes at a time are held in other forms."""
+    dtype, (channels, x, y, z) = _dtype(path, header), out.shape
+    step = max(1, PIECE // (x * y * dtype.itemsize))
     stream.seek(int(header["vox_offset"]))
-    wanted = _count(header) * dtype.itemsize
-    raw = stream.read(wanted)
-    if len(raw) < wanted:
-        raise ScanError(f"{path}: the file ends early, {len(raw):,} of {wanted:,} bytes of voxels are there")
+    for channel, start in product(range(channels), range(0, z, step)):
+        planes = out[channel, :, :, start : start + step]
+        raw = stream.read(planes.size * dtype.itemsize)
+        if len(raw) < planes.size * dtype.itemsize:
+            there = (channel * z + start) * x * y * dtype.itemsize + len(raw)
+            whole = out.size * dtype.itemsize
+            raise ScanError(f"{path}: the file ends early, {there:,} of {whole:,} bytes of voxels are there")
+        # NIfTI stores X fastest: (n * Y * X,) -> (n, Y, X) -> (X, Y, n)
+        planes[...] = _scaled(np.frombuffer(raw, dtype), header).reshape(-1, y, x).T
     # Reading on to the end makes gzip compare its checksum.
     while stream.read(io.DEFAULT_BUFFER_SIZE):
         pass
-    slope, inter = header.get_slope_inter()
-    values = apply_read_scaling(np.frombuffer(raw, dtype), slope or 1.0, inter or 0.0)
-    # NIfTI stores X fastest: (X * Y * Z * C,) -> (C, Z, Y, X) -> (C, X, Y, Z)
-    scaled: Array = values.reshape(channels, *shape[::-1]).transpose(0, 3, 2, 1)
-    return scaled
+    return out
 
 
 def _reason(error: Exception) -> str:

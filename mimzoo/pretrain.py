@@ -1,7 +1,8 @@
 """Masked image modelling from a card's recipe: `mimzoo pretrain NAME --data DIR`."""
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,41 +10,62 @@ import torch
 from torch import Tensor, nn
 
 from mimzoo.blocks import Metric
-from mimzoo.cards import Card, mimzoo_home, update_card, write_card
+from mimzoo.cards import Card, mimzoo_home, read_card, update_card, write_card
 from mimzoo.data.augment import build_augmentation
 from mimzoo.data.crops import CropDataset
 from mimzoo.data.datasets import read_dataset
 from mimzoo.data.store import Store, prepare_dataset
+from mimzoo.draws import Share
 from mimzoo.errors import DataError
-from mimzoo.figures import Reconstruction, draw_curves, draw_reconstruction
+from mimzoo.figures import Reconstruction, draw_reconstruction, draw_stage
+from mimzoo.figures.planes import grey_range
+from mimzoo.figures.sheet import evenly
+from mimzoo.processes import company, in_turn, is_main, join, meeting, share_out
 from mimzoo.recipes import Pretraining
 from mimzoo.reconstruct import make_objective, pretraining_of, reconstruct_crop
+from mimzoo.report import RECONSTRUCTIONS, report_run, settings
 from mimzoo.runs import begin_run, keep_weights
 from mimzoo.starts import start_objective
 from mimzoo.tokens import Loss
-from mimzoo.training import Job, best_path, best_weights, parameter_groups, train
+from mimzoo.training import Job, best_path, best_weights, check_shares, parameter_groups, train
 from mimzoo.weights import read_about
 
 VALIDATION_CROPS = 32
 VALIDATION_SEED = 20_220_411
+# As many stages of a run are drawn.
+STAGES = 10
 
 
+@company()
 def pretrain(
-    card: Card, data: Path, folder: Path, *, resume: bool = False, save_seconds: float = 60.0, progress: Any = None
+    card: Card,
+    data: Path,
+    folder: Path,
+    *,
+    resume: bool = False,
+    save_seconds: float = 60.0,
+    workers: int = 0,
+    trackers: Sequence[str] = (),
+    progress: Any = None,
 ) -> Card:
-    """Return the card of the finished run in `folder`: encoder weights, decoder weights, history and figures.
+    """Return the card of the finished run in `folder`: encoder weights, decoder weights, history, figures, report.
 
     Trains on the training and unlabelled scans of `data`; keeps the weights with the lowest loss on fixed crops and
-    masks of the validation scans.
+    masks of the validation scans. `workers` processes load crops beside the training; `trackers` are named as in
+    `mimzoo.tracking`.
     Raises CardError for a card without a pretraining recipe, DataError for a data set without scans to train on.
     """
-    recipe = pretraining_of(card)
+    machine = join()
     # What does not fit together is said before scans are prepared.
-    objective = make_objective(card)
-    begun = None if recipe.start is None else start_objective(objective, card, recipe.start)
-    store = prepare_scans(card, data, progress)
-    run = begin_run(card, folder, resume, "pretrain")
-    if begun is not None and not resume:
+    with meeting():
+        recipe = pretraining_of(card)
+        check_shares(recipe)
+        objective = make_objective(card)
+        begun = None if recipe.start is None else start_objective(objective, card, recipe.start)
+    store = in_turn(lambda: prepare_scans(card, data, progress), machine.is_local_main_process)
+    # Who comes later finds the run begun.
+    run = in_turn(lambda: begin_run(card, folder, resume or not is_main(), "pretrain"), is_main())
+    if begun is not None and not resume and is_main():
         print(f"{card.name}: {begun}", file=sys.stderr)
     job = Job(
         folder=folder,
@@ -51,16 +73,30 @@ def pretrain(
         model=objective,
         groups=parameter_groups(objective, recipe.optimiser),
         data=training_crops(store, run, recipe),
-        loss_of=lambda model, batch, step: model(batch["volume"], step_generator(recipe.seed, step)).loss,
+        loss_of=lambda model, batch, step: model(batch["volume"], share_generator(recipe, step, batch["first"])).loss,
         validate=validation(store, run),
         higher_is_better=False,
-        title=f"pretrain {card.name}",
+        title=card.name,
         save_seconds=save_seconds,
+        workers=workers,
+        draw=stages(store, run, folder) if hasattr(objective, "reconstruct") else None,
+        trackers=trackers,
+        settings=settings(run),
     )
     train(job)
+    with meeting():
+        if is_main():
+            finish(run, store, folder)
+    return read_card(folder)
+
+
+def finish(run: Card, store: Store, folder: Path) -> None:
+    """Write what a run ends with: its best weights, quoted in its card, pictures and the report."""
+    objective = make_objective(run).to(join().device)
     objective.load_state_dict(best_weights(folder))
     draw_run(objective, store, run, folder)
-    return quote_loss(keep_weights(run, folder, split_state(objective)), store, folder)
+    quote_loss(keep_weights(run, folder, split_state(objective)), store, folder)
+    report_run(folder)
 
 
 def prepare_scans(card: Card, data: Path, progress: Any) -> Store:
@@ -79,9 +115,13 @@ def training_crops(store: Store, card: Card, recipe: Pretraining) -> CropDataset
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """Return a CPU generator that differs for each seed, step and process."""
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+    """Return a CPU generator that differs for each seed and step, for a whole batch."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 1_009)
+
+
+def share_generator(recipe: Pretraining, step: int, first: int) -> torch.Generator:
+    """Return the generator of a step for some crops of its batch, of which the first one is crop `first`."""
+    return Share(step_generator(recipe.seed, step).initial_seed(), recipe.batch, first)
 
 
 def validation_crops(store: Store, card: Card) -> CropDataset:
@@ -93,21 +133,24 @@ def validation_crops(store: Store, card: Card) -> CropDataset:
 def validation(store: Store, card: Card) -> Callable[[nn.Module], dict[str, float]]:
     """Return the function that measures the mean loss on fixed crops under fixed masks.
 
-    Crops come in the recipe's batches, since contrastive objectives compare the crops of a batch. Where voxels are
-    predicted, `baseline` is the loss of predicting each hidden unit's mean.
+    Crops come in the recipe's batches, since contrastive objectives compare the crops of a batch; processes share the
+    batches out. Where voxels are predicted, `baseline` is the loss of predicting each hidden unit's mean.
     """
     crops, batch = validation_crops(store, card), max(2, pretraining_of(card).batch)
     groups = [range(first, min(first + batch, len(crops))) for first in range(0, len(crops) - 1, batch)]
 
-    def measure(model: nn.Module, group: range) -> Loss:
+    def measure(model: nn.Module, group: range) -> dict[str, float]:
         volume = torch.stack([crops[index]["volume"] for index in group]).to(next(model.parameters()).device)
-        return model(volume, step_generator(VALIDATION_SEED, group.start))  # type: ignore[no-any-return]
+        found: Loss = model(volume, step_generator(VALIDATION_SEED, group.start))
+        figures = {"loss": found.loss, "baseline": found.baseline}
+        return {name: float(value) for name, value in figures.items() if value is not None}
 
     def validate(model: nn.Module) -> dict[str, float]:
-        found = [measure(model, group) for group in groups]
-        figures = {"loss": float(torch.stack([each.loss for each in found]).mean())}
-        baselines = [each.baseline for each in found if each.baseline is not None]
-        return figures | ({"baseline": float(torch.stack(baselines).mean())} if baselines else {})
+        found = share_out(groups, lambda own: [measure(model, group) for group in own])
+        # The last batch may be smaller, but a crop counts as much as any other.
+        sizes = [len(group) for group in groups]
+        sums = {name: math.fsum(n * each[name] for n, each in zip(sizes, found, strict=True)) for name in found[0]}
+        return {name: value / sum(sizes) for name, value in sums.items()}
 
     return validate
 
@@ -125,6 +168,27 @@ def reconstruct_example(objective: nn.Module, store: Store, card: Card) -> tuple
     crop = validation_crops(store, card)[0]
     volume = crop["volume"][None].to(next(objective.parameters()).device)
     return crop["case"], reconstruct_crop(objective, volume, step_generator(VALIDATION_SEED, 0), card)
+
+
+def stages(store: Store, card: Card, folder: Path) -> Callable[[nn.Module, int], list[Path]]:
+    """Return what draws the first validation crop at up to ten validations, evenly spaced, always under one mask.
+
+    It returns the paths of original, masked and reconstructed below `reconstructions/`, none at other steps.
+    """
+    recipe, where = pretraining_of(card), folder / RECONSTRUCTIONS
+    chosen = set(evenly([*range(recipe.validate_every, recipe.steps, recipe.validate_every), recipe.steps], STAGES))
+
+    def draw(model: nn.Module, step: int) -> list[Path]:
+        if step not in chosen:
+            return []
+        found = reconstruct_example(model, store, card)[1]
+        crops = {"original": found.original, "masked": found.masked, f"step_{step:06}": found.reconstructed}
+        for name, crop in crops.items():
+            words = f"step {step}" if crop is found.reconstructed else name
+            draw_stage(where / f"{name}.png", crop, words, grey_range(found.original), found.spacing_mm)
+        return [where / f"{name}.png" for name in crops]
+
+    return draw
 
 
 def quote_loss(card: Card, store: Store, folder: Path) -> Card:
@@ -147,8 +211,7 @@ def quote_loss(card: Card, store: Store, folder: Path) -> Card:
 
 
 def draw_run(objective: nn.Module, store: Store, card: Card, folder: Path) -> None:
-    """Write `curves.png`, and where voxels are predicted `reconstruction.png` of a validation crop."""
+    """Write `reconstruction.png` of a validation crop where voxels are predicted."""
     if hasattr(objective, "reconstruct"):
         case, example = reconstruct_example(objective, store, card)
         draw_reconstruction(folder / "reconstruction.png", *example[:3], f"{card.name}: {case}", example.spacing_mm)
-    draw_curves(folder / "curves.png", folder / "history.csv")

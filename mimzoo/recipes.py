@@ -108,7 +108,10 @@ class Augmentation(Block):
 
 
 class Schedule(Block):
-    """How long and how: optimiser steps, crops per step over all devices, seed, validation interval (steps)."""
+    """How long and how: optimiser steps, crops per step over all devices, seed, validation interval (steps).
+
+    With `checkpointing`, activations of the model's blocks are not kept but computed again, for less memory.
+    """
 
     steps: Positive
     batch: Positive
@@ -118,6 +121,7 @@ class Schedule(Block):
     augmentation: Augmentation = Augmentation()
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpointing: bool = False
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "Schedule":

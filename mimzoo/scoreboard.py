@@ -5,8 +5,8 @@ from rich.table import Table
 from mimzoo.evaluate import Evaluation
 from mimzoo.metrics import Classification, Figure, Paired, Regression, Summary
 from mimzoo.metrics.statistics import Estimate
+from mimzoo.results import heading
 
-HEADINGS = {"hd95_mm": "HD95 (mm)", "lesion_hd95_mm": "lesion HD95 (mm)", "auc": "AUC", "r2": "R²"}
 DASH = "-"
 
 
@@ -50,11 +50,6 @@ def paired_table(found: Paired, first: str, second: str) -> Table:
     table.add_row("p (Wilcoxon signed-rank)", f"{found.p_value:.3g}")
     table.add_row("higher / lower / equal", f"{found.wins} / {found.losses} / {found.ties}")
     return table
-
-
-def heading(name: str) -> str:
-    """Return what a figure is called in a table."""
-    return HEADINGS.get(name, name.replace("_", " ").replace("dice", "Dice").replace("f1", "F1"))
 
 
 def _spread(figure: Figure | None) -> str:

@@ -1,10 +1,12 @@
 """The training loop that pretraining and fine-tuning share, and a state from which it continues bit-identically."""
 
+import copy
 import ctypes
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,16 @@ from accelerate.utils import DataLoaderConfiguration
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mimzoo import sharding
 from mimzoo.errors import DataError, WeightsError
-from mimzoo.progress import History, progress_bar, stop_requests
+from mimzoo.faults import bad_batch, feeding
+from mimzoo.files import remove_temporary
+from mimzoo.processes import count, is_main, join, meeting, rank, total
+from mimzoo.progress import History, leave_stop_requests, progress_bar, stop_requests
 from mimzoo.recipes import Optimiser, Schedule
+from mimzoo.recompute import recompute_blocks
+from mimzoo.sessions import Sitting
+from mimzoo.tracking import Records, tracking
 from mimzoo.weights import read_about, read_weights, save_weights
 
 LOG_EVERY = 10
@@ -26,6 +35,7 @@ CHECKPOINTS = "checkpoints"
 Batch = dict[str, Any]
 LossOf = Callable[[nn.Module, Batch, int], Tensor]
 Validate = Callable[[nn.Module], dict[str, float]]
+Draw = Callable[[nn.Module, int], list[Path]]
 
 
 class InterruptedRun(Exception):
@@ -34,7 +44,11 @@ class InterruptedRun(Exception):
 
 @dataclass
 class State:
-    """All that changes while training; `best` is the best value of the first validation figure so far."""
+    """All that changes while training; `best` is the best value of the first validation figure so far.
+
+    `average` holds the weights averaged over the steps, where the recipe asks for it. Where each process has but a part
+    of every weight, `twin` is a module that takes all of them to be evaluated, unless the average is.
+    """
 
     model: nn.Module
     optimiser: torch.optim.Optimizer
@@ -43,30 +57,37 @@ class State:
     best: float = math.inf
     best_step: int = 0
     recent_losses: list[float] = field(default_factory=list)
+    twin: nn.Module | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor of the state by a flat name, random number generators included."""
-        found = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        """Return every tensor of the state by a flat name, random number generators included.
+
+        Every process has to call this, for each may hold a part of a tensor only.
+        """
+        found = {f"model.{key}": sharding.whole(value, "cpu") for key, value in self.model.state_dict().items()}
         if self.average is not None:
             found |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
         for index, slots in self.optimiser.state_dict()["state"].items():
-            found |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in slots.items()}
+            tensors = {key: sharding.whole(torch.as_tensor(value), "cpu") for key, value in slots.items()}
+            found |= {f"optimiser.{index}.{key}": value for key, value in tensors.items()}
         found["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             found["random.cuda"] = torch.cuda.get_rng_state()
         return found
 
     def save(self, path: Path) -> None:
-        """Write the state to `path`, replacing the previous one only once it is whole."""
+        """Write the state to `path`, replacing the previous one only once it is whole; every process calls this."""
         about = {"step": self.step, "best": self.best, "best_step": self.best_step, "losses": self.recent_losses}
-        save_weights(path, self.tensors(), about)
+        tensors = self.tensors()
+        if is_main():
+            save_weights(path, tensors, about)
 
     def load(self, path: Path) -> None:
         """Take over the state saved at `path`, down to the random number generators."""
         tensors, about = read_weights(path), read_about(path)
         self.step, self.best, self.best_step = about["step"], about["best"], about["best_step"]
         self.recent_losses = about["losses"]
-        self.model.load_state_dict(below(tensors, "model"))
+        sharding.load(self.model, below(tensors, "model"))
         if self.average is not None:
             self.average.load_state_dict(below(tensors, "average"))
         self._load_optimiser(below(tensors, "optimiser"))
@@ -75,10 +96,11 @@ class State:
             torch.cuda.set_rng_state(tensors["random.cuda"])
 
     def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             index, _, slot = key.partition(".")
-            slots.setdefault(int(index), {})[slot] = value
+            slots.setdefault(int(index), {})[slot] = sharding.alike(value, parameters[int(index)])
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
 
 
@@ -94,6 +116,8 @@ class Job:
 
     `validate` returns named figures of which the first one selects the best weights; `higher_is_better` says which
     way. `data` yields item i of the whole training as a pure function of i, so that resuming needs only the step.
+    `draw` returns the pictures that it made of validated weights at a step, if any; `trackers` are told the figures,
+    and at the beginning the `settings`.
     """
 
     folder: Path
@@ -107,56 +131,124 @@ class Job:
     title: str
     save_seconds: float = 60.0
     workers: int = 0
+    draw: Draw | None = None
+    trackers: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train(job: Job) -> State:
     """Return the final state of a job, begun or continued from `checkpoints/last.safetensors` in its folder.
 
-    The weights that validate best are kept in `checkpoints/best.safetensors`.
-    Raises InterruptedRun after SIGINT or SIGTERM, with the state saved; DataError when the loss is not finite.
+    The weights that validate best are kept in `checkpoints/best.safetensors`. Of several processes each trains on its
+    share of every batch, and the first one writes.
+    Raises InterruptedRun after SIGINT or SIGTERM to any process, with the state saved; DataError when the loss or
+    the gradient is not finite, with the batch kept in the folder, or when the processes cannot share a batch evenly,
+    and what `mimzoo.faults.feeding` raises. Processes that have nothing to say of it just exit.
     """
     tune_allocator()
     accelerator = make_accelerator(job.schedule)
-    recipe = job.schedule.optimiser
-    optimiser = torch.optim.AdamW(job.groups, lr=recipe.lr, betas=recipe.betas, fused=True)
-    state = State(job.model, optimiser, make_average(job.model, recipe.ema_decay))
-    last = job.folder / CHECKPOINTS / "last.safetensors"
+    model, state = make_state(job, accelerator)
+    last = tidy_run(job.folder)
     if last.is_file():
         state.load(last)
-    history = History(job.folder / "history.csv", state.step)
-    model, optimiser, loader = accelerator.prepare(job.model, optimiser, make_loader(job, state.step))
-    state.model, state.optimiser = accelerator.unwrap_model(model), optimiser
-    if state.average is not None:
-        state.average.to(accelerator.device)
-    batches, saved_at = iter(loader), time.monotonic()
+    feed, saved_at = feeding(accelerator.prepare(make_loader(job, state.step)), job, state), time.monotonic()
     shows = (job.title, job.schedule.steps, state.step, job.schedule.batch)
-    with stop_requests() as stop, progress_bar(*shows, quiet=not accelerator.is_main_process) as shown:
+    sitting, recording = begin_sitting(job, state, accelerator), begin_records(job, state, accelerator)
+    bar = progress_bar(*shows, quiet=not is_main())
+    with stop_requests() as stop, feed as batches, bar as shown, recording as records:
         while state.step < job.schedule.steps:
             loss = optimise(accelerator, model, state, job, batches)
-            shown.advance(state.step, loss)
-            record_loss(state, history, loss, job.schedule)
+            shown.advance(state.step, loss, learning_rate(job.schedule, state.step - 1))
+            record_loss(state, records, loss, job.schedule)
             validated = state.step % job.schedule.validate_every == 0 or state.step == job.schedule.steps
             if validated:
-                figures = validate(job, state, history, accelerator)
+                figures = validate(job, state, records, accelerator)
                 shown.say(state.step, figures, best=state.best_step == state.step)
-            if validated or stop.asked or time.monotonic() - saved_at > job.save_seconds:
-                if accelerator.is_main_process:
+            due = is_main() and time.monotonic() - saved_at > job.save_seconds
+            # Whichever process was asked to stop, all do so after the same step.
+            stopping, saving = (flag > 0 for flag in total(stop.asked, due))
+            if validated or stopping or saving:
+                with meeting():
+                    records.history.sync()
                     state.save(last)
+                    if is_main():
+                        sitting.save(state.step)
                 saved_at = time.monotonic()
-            if stop.asked:
+            if stopping and not is_main():
+                raise SystemExit(130)
+            if stopping:
                 raise InterruptedRun(f"stopped at step {state.step} of {job.schedule.steps}")
     return state
 
 
+def tidy_run(folder: Path) -> Path:
+    """Return where the last state of a run is kept, once what a killed writer left in its folders is removed."""
+    checkpoints = folder / CHECKPOINTS
+    if is_main():
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        for each in (folder, checkpoints):
+            remove_temporary(each)
+    return checkpoints / "last.safetensors"
+
+
+def make_state(job: Job, accelerator: Accelerator) -> tuple[nn.Module, State]:
+    """Return the model as it is trained, on its device and wrapped for several of them, and the state before step 1."""
+    recipe = job.schedule.optimiser
+    optimiser = torch.optim.AdamW(job.groups, lr=recipe.lr, betas=recipe.betas, fused=True)
+    average, twin = make_average(job.model, recipe.ema_decay), None
+    if sharding.is_sharded(accelerator):
+        sharding.name_blocks(accelerator, job.model)
+        twin = copy.deepcopy(job.model).to(accelerator.device) if average is None else None
+    if job.schedule.checkpointing:
+        recompute_blocks(job.model)
+    model, optimiser = accelerator.prepare(job.model, optimiser)
+    if average is not None:
+        average.to(accelerator.device)
+    return model, State(accelerator.unwrap_model(model), optimiser, average, twin=twin)
+
+
+def begin_sitting(job: Job, state: State, accelerator: Accelerator) -> Sitting:
+    """Return the record of this session: from which step, and on what."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return Sitting(job.folder, state.step, name, accelerator.num_processes, str(accelerator.mixed_precision))
+
+
+def begin_records(job: Job, state: State, accelerator: Accelerator) -> AbstractContextManager[Records]:
+    """Return what records the figures of this session; the main process alone tells trackers."""
+    history = History(job.folder / "history.csv", state.step)
+    trackers = job.trackers if is_main() else ()
+    return tracking(history, trackers, job.folder, state.step, job.schedule.batch, job.settings)
+
+
 def make_accelerator(schedule: Schedule) -> Accelerator:
-    """Return the accelerator: devices as launched, the recipe's precision, the batch split over all devices."""
-    # Accelerate keeps the precision of the first training of a process, and refuses another to the next one.
-    AcceleratorState._reset_state()
+    """Return the accelerator: devices as launched, the recipe's precision, the batch split over all devices.
+
+    Raises DataError when the processes cannot share a batch evenly.
+    """
+    join()
+    check_shares(schedule)
+    plugin = sharding.plugin()
+    if plugin is None:
+        # Accelerate keeps the precision of the first training of a process, and refuses another to the next one.
+        AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=mixed_precision(schedule.precision),
         gradient_accumulation_steps=schedule.accumulate,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
+        fsdp_plugin=plugin,
     )
+
+
+def check_shares(schedule: Schedule) -> None:
+    """Raise DataError when the processes cannot share the crops of each micro-batch evenly."""
+    unit = schedule.accumulate * count()
+    if schedule.batch % unit:
+        near = max(unit, round(schedule.batch / unit) * unit)
+        raise DataError(
+            f"{count()} processes cannot share a batch of {schedule.batch} crops evenly (accumulate "
+            f"{schedule.accumulate}); set a batch that {unit} divides, such as {near}, or start fewer processes"
+        )
 
 
 def mixed_precision(precision: str) -> str:
@@ -185,6 +277,7 @@ def make_loader(job: Job, first_step: int) -> DataLoader[Any]:
         sampler=items,
         batch_size=schedule.batch // schedule.accumulate,
         num_workers=job.workers,
+        worker_init_fn=leave_stop_requests,
         # A loader draws a seed for its workers; from a generator of its own, so that the run's random state stays.
         generator=torch.Generator(),
     )
@@ -196,16 +289,18 @@ def optimise(accelerator: Accelerator, model: nn.Module, state: State, job: Job,
     model.train()
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate(schedule, state.step) * group["lr_scale"]
-    for _ in range(schedule.accumulate):
-        batch = next(batches)
+    for number in range(schedule.accumulate):
+        first = first_crop(schedule, number)
+        batch = {**next(batches), "first": first}
+        # What a model draws depends on the step and on these crops, and not on what was drawn before.
+        torch.manual_seed((schedule.seed * 1_000_003 + state.step) * 1_009 + 1 + first)
         with accelerator.accumulate(model), accelerator.autocast():
             loss = job.loss_of(model, batch, state.step)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise DataError(f"the loss is {value} at step {state.step + 1} on {', '.join(batch['case'])}")
+            value = mean_loss(loss.item(), batch, job, state)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), schedule.optimiser.clip_norm)
+                norm = accelerator.clip_grad_norm_(model.parameters(), schedule.optimiser.clip_norm)
+                check_gradient(float(sharding.whole(norm)), batch, job, state)
             state.optimiser.step()
             state.optimiser.zero_grad(set_to_none=True)
         total += value / schedule.accumulate
@@ -214,23 +309,58 @@ def optimise(accelerator: Accelerator, model: nn.Module, state: State, job: Job,
     return total
 
 
-def validate(job: Job, state: State, history: History, accelerator: Accelerator) -> dict[str, float]:
+def first_crop(schedule: Schedule, number: int) -> int:
+    """Return the place in a step's batch where this process's share of micro-batch `number` begins."""
+    micro = schedule.batch // schedule.accumulate
+    return number * micro + rank() * (micro // count())
+
+
+def mean_loss(own: float, batch: Batch, job: Job, state: State) -> float:
+    """Return the mean of the losses of all processes, each of which has to call this.
+
+    Raises DataError when this process's own is not finite; when that of another is, this one exits.
+    """
+    mean = total(own)[0] / count()
+    if not math.isfinite(own):
+        raise bad_batch(job, state, batch, "loss", own, learning_rate(job.schedule, state.step))
+    if not math.isfinite(mean):
+        raise SystemExit(1)
+    return mean
+
+
+def check_gradient(norm: float, batch: Batch, job: Job, state: State) -> None:
+    """Raise DataError when the norm of the gradient, the same in all processes, is not finite; all but the first exit.
+
+    A finite loss may have such a gradient; one step along it, and no state is worth saving.
+    """
+    if not math.isfinite(norm):
+        error = bad_batch(job, state, batch, "gradient", norm, learning_rate(job.schedule, state.step))
+        raise error if is_main() else SystemExit(1)
+
+
+def validate(job: Job, state: State, records: Records, accelerator: Accelerator) -> dict[str, float]:
     """Return the figures of the evaluated weights, recorded; the weights are kept when they are the best so far."""
     judged = state.average if state.average is not None else state.model
+    if state.twin is not None:
+        judged = state.twin
+        judged.load_state_dict({key: sharding.whole(value) for key, value in state.model.state_dict().items()})
     judged.eval()
     random = torch.get_rng_state()
     with torch.inference_mode(), accelerator.autocast():
         figures = job.validate(judged)
-    # Validation must not move the random state, or its interval would change the result of training.
-    torch.set_rng_state(random)
-    history.add(state.step, "validation", figures)
-    first = next(iter(figures.values()))
-    ranked = -first if job.higher_is_better else first
-    if ranked < state.best:
-        state.best, state.best_step = ranked, state.step
-        if accelerator.is_main_process:
-            about = {"step": state.step, **figures}
-            save_weights(best_path(job.folder), judged.state_dict(), about)
+    with meeting():
+        if job.draw is not None and is_main() and (pictures := job.draw(judged, state.step)):
+            records.show(state.step, "reconstruction", pictures)
+        # Validation must not move the random state, or its interval would change the result of training.
+        torch.set_rng_state(random)
+        records.add(state.step, "validation", figures)
+        first = next(iter(figures.values()))
+        ranked = -first if job.higher_is_better else first
+        if ranked < state.best:
+            state.best, state.best_step = ranked, state.step
+            if is_main():
+                about = {"step": state.step, **figures}
+                save_weights(best_path(job.folder), judged.state_dict(), about)
     return figures
 
 
@@ -272,17 +402,17 @@ def update_average(state: State, decay: float) -> None:
     current = state.model.state_dict()
     for key, value in state.average.state_dict().items():
         if value.is_floating_point():
-            value.lerp_(current[key], rate)
+            value.lerp_(sharding.whole(current[key]), rate)
         else:
             value.copy_(current[key])
 
 
-def record_loss(state: State, history: History, loss: float, schedule: Schedule) -> None:
+def record_loss(state: State, records: Records, loss: float, schedule: Schedule) -> None:
     """Note a step's loss; every tenth step the mean of those since the last record goes to the history."""
     state.recent_losses.append(loss)
     if state.step % LOG_EVERY == 0:
         mean = sum(state.recent_losses) / len(state.recent_losses)
-        history.add(state.step, "training", {"loss": mean, "learning_rate": learning_rate(schedule, state.step - 1)})
+        records.add(state.step, "training", {"loss": mean, "learning_rate": learning_rate(schedule, state.step - 1)})
         state.recent_losses.clear()
 
 

@@ -1,7 +1,8 @@
 """From a scan in a file to what a network sees, and back: one path for training and deployment. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
@@ -18,6 +19,7 @@ from mimzoo.grids import (
     pad_to,
     resample_labels,
     resample_linear,
+    resample_slabs,
     spaced,
     to_ras,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "pad_to",
     "prepare",
     "prepare_labels",
+    "prepare_slabs",
     "read_labels",
     "read_scan",
     "resample_labels",
@@ -83,9 +86,8 @@ def read_scan(path: Path | str | Sequence[Path | str], channels: int = 1) -> Vol
 
 
 def _read_file(path: Path, channels: int) -> Volume:
-    raw, grid = read_voxels(path, channels)
     with np.errstate(over="ignore"):
-        voxels = np.ascontiguousarray(raw, np.float32)
+        voxels, grid = read_voxels(path, channels, np.float32)
     for number, (low, high) in enumerate((c.min(), c.max()) for c in voxels):
         if not np.isfinite([low, high]).all():
             raise ScanError(f"{path}: some voxels are NaN or infinite; repair the scan first")
@@ -113,13 +115,27 @@ def normalise(voxels: Floats, intensity: Intensity, name: str = "the scan") -> F
 
     Raises ScanError, with `name`, when a channel has no spread to normalise by.
     """
-    out = np.empty(voxels.shape, np.float32)
-    for number, channel in enumerate(voxels):
-        if isinstance(intensity, ZScore):
-            _zscore(channel, out[number], intensity, name)
-        else:
-            _window(channel, out[number], _limits(channel, intensity, name))
-    return out
+    return _normaliser(voxels, intensity, name)(voxels)
+
+
+def _normaliser(voxels: Floats, intensity: Intensity, name: str) -> Callable[[Floats], Floats]:
+    """Return a function that normalises any part (C, x, y, z) of the voxels as `normalise` does the whole."""
+    changes = [_change(channel, intensity, name) for channel in voxels]
+
+    def normalise_part(part: Floats) -> Floats:
+        out = np.empty(part.shape, np.float32)
+        for change, channel, normalised in zip(changes, part, out, strict=True):
+            change(channel, normalised)
+        return out
+
+    return normalise_part
+
+
+def _change(channel: Floats, intensity: Intensity, name: str) -> Callable[[Floats, Floats], None]:
+    """Return a function of voxels and where to put them normalised, by what the whole channel holds."""
+    if isinstance(intensity, ZScore):
+        return partial(_zscore, nonzero=intensity.voxels == "nonzero", moments=_moments(channel, intensity, name))
+    return partial(_window, limits=_limits(channel, intensity, name))
 
 
 def _limits(channel: Floats, intensity: WindowHU | Percentile, name: str) -> tuple[float, float]:
@@ -142,12 +158,19 @@ def _window(channel: Floats, out: Floats, limits: tuple[float, float]) -> None:
     out /= high - low
 
 
-def _zscore(channel: Floats, out: Floats, intensity: ZScore, name: str) -> None:
+def _moments(channel: Floats, intensity: ZScore, name: str) -> tuple[np.float64, np.float64]:
+    """Return mean and deviation."""
     where = channel != 0 if intensity.voxels == "nonzero" else np.ones_like(channel, bool)
     # float64, since float32 sums lose digits over millions of voxels
     mean, deviation = channel.mean(dtype=float, where=where), channel.std(dtype=float, where=where)
     if not deviation > 0:
         raise ScanError(f"{name}: {intensity.voxels} voxels all have one value; there is no contrast")
+    return mean, deviation
+
+
+def _zscore(channel: Floats, out: Floats, moments: tuple[np.float64, np.float64], nonzero: bool) -> None:
+    mean, deviation = moments
+    where = channel != 0 if nonzero else np.True_
     out[...] = 0
     np.subtract(channel, mean, out=out, where=where)
     np.divide(out, deviation, out=out, where=where)
@@ -178,18 +201,31 @@ def prepare(scan: Volume, input: Input) -> Prepared:
 
     Raises ScanError when the channels do not match, when there is no contrast, or when memory would not suffice.
     """
-    if len(scan.voxels) != len(input.channels):
-        expected = f"{len(input.channels)} ({', '.join(input.channels)})"
-        raise ScanError(f"{scan.name}: {len(scan.voxels)} channel(s) where {expected} are expected")
-    voxels, native, orientation = to_ras(scan.voxels, scan.grid)
-    _check_memory(scan, spaced(native, input.spacing_mm))
-    voxels, grid = resample_linear(normalise(voxels, input.intensity, scan.name), native, input.spacing_mm)
+    grid, slabs = prepare_slabs(scan, input)
+    voxels = np.empty((len(scan.voxels), *grid.shape), np.float32)
+    for part, slab in slabs:
+        voxels[:, part] = slab
+    _, native, orientation = to_ras(scan.voxels, scan.grid)
     return Prepared(voxels, grid, native, scan.grid, orientation)
 
 
+def prepare_slabs(scan: Volume, input: Input) -> tuple[Grid, Iterator[tuple[slice, Floats]]]:
+    """Return the grid of what `prepare` returns, and its voxels slab by slab, so that nobody need hold them all.
+
+    A slab is a slice along X, and its voxels (C, slab, Y, Z) float32. Raises ScanError as `prepare` does.
+    """
+    if len(scan.voxels) != len(input.channels):
+        expected = f"{len(input.channels)} ({', '.join(input.channels)})"
+        raise ScanError(f"{scan.name}: {len(scan.voxels)} channel(s) where {expected} are expected")
+    voxels, native, _ = to_ras(scan.voxels, scan.grid)
+    grid = spaced(native, input.spacing_mm)
+    _check_memory(scan, grid)
+    normalise_part = _normaliser(voxels, input.intensity, scan.name)
+    return grid, resample_slabs(lambda planes: normalise_part(voxels[:, planes]), native, input.spacing_mm)
+
+
 def _check_memory(scan: Volume, grid: Grid) -> None:
-    # two neighbours and the result at once, in the worst case for each axis in turn
-    need = 3 * 4 * len(scan.voxels) * int(np.prod([float(n) for n in grid.shape]))
+    need = 4 * len(scan.voxels) * int(np.prod([float(n) for n in grid.shape]))
     free = free_memory()
     if free is not None and need > free:
         spacing = " x ".join(f"{s:.3g}" for s in grid.spacing_mm)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mimzoo.errors import WeightsError
-from mimzoo.files import replacing
+from mimzoo.files import replacing, sync
 from mimzoo.tokens import resize_grid, sized
 from mimzoo.verified import verify
 
@@ -67,6 +67,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], about: Mapping[str, An
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        sync(path.parent)
     except OSError as error:
         raise WeightsError(f"cannot write {path} ({len(content)} bytes): {error.strerror or error}") from None
     return hashlib.sha256(content).hexdigest(), len(content)

@@ -233,7 +233,7 @@ def test_real_scans(data_root, tmp_path):
 
 def test_without_labels_there_are_none(store):
     item = CropDataset(store.cases("unlabelled"), (8, 8, 8), 3, 0)[2]
-    assert sorted(item) == ["case", "volume"]
+    assert sorted(item) == ["case", "start", "volume"]
     assert item["case"] == "case_006"
 
 

@@ -5,7 +5,8 @@ from rich.console import Console
 
 from mimzoo.evaluate import Evaluation
 from mimzoo.metrics import Scores, compare_paired, score_classification, score_regression, summarise
-from mimzoo.scoreboard import heading, paired_table, scores_table
+from mimzoo.results import heading
+from mimzoo.scoreboard import paired_table, scores_table
 
 
 def shown(table):

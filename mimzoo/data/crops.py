@@ -1,6 +1,7 @@
 """Random crops of prepared scans: item i depends on the seed and i alone, so that resuming needs no state."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,18 +14,23 @@ from mimzoo.data.store import StoredCase
 from mimzoo.errors import DataError
 from mimzoo.volume import pad_to
 
-# Streams of random numbers under one seed: the order of the cases, and what happens to an item.
-ORDER, ITEM = 0, 1
+# Streams of random numbers under one seed: the order of the cases, what happens to an item, and who stands in for it.
+ORDER, ITEM, INSTEAD = 0, 1, 2
 
 
 class CropDataset(Dataset[Item]):
     """`count` random crops of prepared cases, in passes through all cases, each pass in an order of its own.
 
-    An item has "volume" float32 (C, *crop), "case" (its id), and "labels" int64 (*crop) where the cases are labelled.
+    An item has "volume" float32 (C, *crop), "case" (its id), "start" int64 (3,) (its first voxel in the case), and
+    "labels" int64 (*crop) where the cases are labelled.
     With the probability `foreground` a crop holds a voxel of a class drawn evenly from those present, at random within
     the crop's middle half; else, and in a case without foreground, it lies anywhere in the case with equal
     probability. A case smaller than the crop is padded around with its least value, and its labels with 0.
     `augment` takes an item and a seed.
+
+    By its index alone an item of a case that is damaged or gone is a DataError. A loader, which asks for whole batches,
+    gets another case in its place, chosen by the seed, the index and which cases can be read; its "skipped" is JSON of
+    the reasons by case, or empty.
     Raises DataError when there are no cases, or labelled and unlabelled ones together.
     """
 
@@ -49,10 +55,40 @@ class CropDataset(Dataset[Item]):
         return self.count
 
     def __getitem__(self, index: int) -> Item:
+        return self._draw(self._case(index), index)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Return the items of a batch, cases that can be read in the place of those that cannot.
+
+        Raises DataError when none can be read.
+        """
+        return [self._spare(index) for index in indices]
+
+    def _spare(self, index: int) -> Item:
+        failures: dict[str, str] = {}
+        for case in self._candidates(index):
+            try:
+                return {**self._draw(case, index), "skipped": json.dumps(failures) if failures else ""}
+            except DataError as error:
+                failures[case.id] = str(error)
+        reason = next(iter(failures.values()))
+        raise DataError(f"none of the {len(self.cases)} prepared cases can be read; of the first, {reason}")
+
+    def _candidates(self, index: int) -> Iterator[StoredCase]:
+        """Yield the case of an item, then all others in an order of the item's own."""
+        drawn = self._case(index)
+        yield drawn
+        for place in np.random.default_rng([self.seed, INSTEAD, index]).permutation(len(self.cases)):
+            if self.cases[place] is not drawn:
+                yield self.cases[place]
+
+    def _case(self, index: int) -> StoredCase:
         if not 0 <= index < self.count:
             raise IndexError(f"item {index} of {self.count}")
         round_, place = divmod(index, len(self.cases))
-        case = self.cases[_order(self.seed, round_, len(self.cases))[place]]
+        return self.cases[_order(self.seed, round_, len(self.cases))[place]]
+
+    def _draw(self, case: StoredCase, index: int) -> Item:
         rng = np.random.default_rng([self.seed, ITEM, index])
         item = self._read(case, self._start(case, rng))
         return item if self.augment is None else self.augment(item, int(rng.integers(2**31)))
@@ -73,7 +109,8 @@ class CropDataset(Dataset[Item]):
     def _read(self, case: StoredCase, start: NDArray[np.int64]) -> Item:
         size = np.minimum(case.grid.shape, self.crop)
         voxels, labels = case.read_crop(start.tolist(), size.tolist())
-        item: Item = {"volume": torch.from_numpy(pad_to(voxels, self.crop, case.minimum)[0]), "case": case.id}
+        volume = torch.from_numpy(pad_to(voxels, self.crop, case.minimum)[0])
+        item: Item = {"volume": volume, "case": case.id, "start": torch.from_numpy(start)}
         if labels is not None:
             # (X, Y, Z) -> (1, X, Y, Z) -> (X, Y, Z)
             item["labels"] = torch.from_numpy(pad_to(labels[None], self.crop, 0)[0][0].astype(np.int64))

@@ -12,15 +12,16 @@ largest float16 (65504) up to 4e9 voxels.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mimzoo.data import arrays
@@ -29,17 +30,19 @@ from mimzoo.data.reading import pick_channels, read_case, read_truth, scan_files
 from mimzoo.data.records import Record, Source, file_stem, is_whole, read_record, record_path, referenced, source_of
 from mimzoo.errors import DataError, MimzooError, ShapeError, suggest
 from mimzoo.files import replacing
+from mimzoo.grids import Floats
 from mimzoo.recipes import Input
-from mimzoo.volume import Grid, prepare, prepare_labels
+from mimzoo.volume import Grid, Volume, prepare_labels, prepare_slabs
 
 # Part of the key: raise it when prepared voxels or the files below change, so that older stores are not read.
-FORMAT = 2
+FORMAT = 3
 # Voxels of each class whose coordinates are kept to centre crops on: enough to vary, little to read.
 SAMPLE = 1000
 # How many cases an error names.
 LISTED = 10
 
 Progress = Callable[[int, int, str], None]
+Halves = NDArray[np.float16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,8 @@ class StoredCase:
         shape = self.grid.shape
         labels = None if self.labels is None else arrays.read_part(self.labels, shape, window)
         voxels = arrays.read_part(self.image, (len(self.minimum), *shape), (slice(None), *window))
-        return voxels.astype(np.float32), labels
+        # torch converts four times as fast as numpy
+        return torch.from_numpy(voxels).float().numpy(), labels
 
 
 @dataclass(frozen=True)
@@ -199,9 +203,11 @@ def _prepare_case(case: Case, plan: _Plan) -> Record:
 
 def _commit(case: Case, plan: _Plan, sources: tuple[Source, ...]) -> Record:
     """Return the record of a case after writing its arrays: either all of its files appear, or none."""
-    image, labels, grid = _load(case, plan)
-    contents = {"image": arrays.compress(image)}
-    if labels is not None:
+    image, minimum, place, grid = _pack(case, plan)
+    contents = {"image": arrays.seal(image)}
+    if plan.labels is not None and case.label is not None:
+        truth = read_truth(case, place, plan.labels, plan.dataset.values)
+        labels = prepare_labels(truth, plan.input.spacing_mm).voxels
         contents |= {"labels": arrays.compress(labels), "foreground": arrays.table(_sample(labels, case.id))}
     # Names tell the state of the sources, so that preparing a changed scan never touches files of the former record.
     stamp = hashlib.sha256(repr(sources).encode()).hexdigest()[:8]
@@ -212,7 +218,7 @@ def _commit(case: Case, plan: _Plan, sources: tuple[Source, ...]) -> Record:
         shape=grid.shape,
         space=grid.space,
         affine=tuple(tuple(row) for row in grid.affine.tolist()),  # type: ignore[arg-type]
-        minimum=tuple(image.reshape(len(image), -1).min(axis=1).astype(float).tolist()),
+        minimum=minimum,
         files={role: (names[role], len(content)) for role, content in contents.items()},
     )
     with ExitStack() as stack:
@@ -224,24 +230,32 @@ def _commit(case: Case, plan: _Plan, sources: tuple[Source, ...]) -> Record:
     return record
 
 
-def _load(case: Case, plan: _Plan) -> tuple[NDArray[np.float16], NDArray[np.uint8] | None, Grid]:
+def _pack(case: Case, plan: _Plan) -> tuple[Any, tuple[float, ...], Volume, Grid]:
+    """Return the packed image, the least value of each channel, the scan without its voxels, and the prepared grid.
+
+    The scan is dropped before its labels are read, and only slabs of it are held in any other form.
+    """
     scan = read_case(case, plan.dataset, plan.input)
-    labels = None
-    if plan.labels is not None and case.label is not None:
-        truth = read_truth(case, scan, plan.labels, plan.dataset.values)
-        labels = prepare_labels(truth, plan.input.spacing_mm).voxels
-    prepared = prepare(scan, plan.input)
-    return prepared.voxels.astype(np.float16), labels, prepared.grid
+    grid, slabs = prepare_slabs(scan, plan.input)
+    minimum = np.full(len(scan.voxels), np.inf, np.float16)
+    packed = arrays.pack((len(scan.voxels), *grid.shape), np.float16, _halves(slabs, minimum))
+    return packed, tuple(minimum.astype(float).tolist()), replace(scan, voxels=np.empty((0, 0, 0, 0), np.float32)), grid
+
+
+def _halves(slabs: Iterable[tuple[slice, Floats]], minimum: Halves) -> Iterator[tuple[slice, Halves]]:
+    """Yield the slabs (C, slab, Y, Z) as float16, and keep the least value of each channel in `minimum`."""
+    for part, slab in slabs:
+        halves = slab.astype(np.float16)
+        np.minimum(minimum, halves.min(axis=(1, 2, 3)), out=minimum)
+        yield part, halves
 
 
 def _sample(labels: NDArray[np.uint8], name: str) -> NDArray[np.uint16]:
     """Return rows (class, x, y, z) of up to SAMPLE voxels of each class, the same for the same case id."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
-    places = np.flatnonzero(labels)
-    values = labels.ravel()[places]
     rows = [np.empty((0, 4), np.uint16)]
-    for value in np.unique(values):
-        found = places[values == value]
+    for value in filter(None, np.unique(labels)):
+        found = np.flatnonzero(labels == value)
         kept = np.sort(rng.choice(found, min(SAMPLE, len(found)), replace=False))
         rows.append(np.stack([np.full(len(kept), value), *np.unravel_index(kept, labels.shape)], 1).astype(np.uint16))
     return np.concatenate(rows)

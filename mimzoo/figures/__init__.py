@@ -2,5 +2,14 @@
 
 from mimzoo.figures.curves import draw_curves
 from mimzoo.figures.scans import Overlay, Reconstruction, draw_overlays, draw_reconstruction, draw_summary
+from mimzoo.figures.stages import draw_stage
 
-__all__ = ["Overlay", "Reconstruction", "draw_curves", "draw_overlays", "draw_reconstruction", "draw_summary"]
+__all__ = [
+    "Overlay",
+    "Reconstruction",
+    "draw_curves",
+    "draw_overlays",
+    "draw_reconstruction",
+    "draw_stage",
+    "draw_summary",
+]

@@ -14,10 +14,12 @@ from mimzoo.figures.paper import INK, QUIET, figure_at
 
 COLUMNS = ["step", "split", "name", "value"]
 ORDER = ("loss", "dice", "learning_rate")
-COLOURS = {"training": "#0072B2", "validation": "#D55E00"}
+COLOURS = {"training": "#0072B2", "validation": "#D55E00", "baseline": QUIET}
+LESS_IS_BETTER = {"loss", "cross_entropy", "mean_absolute_error", "root_mean_square_error"}
 # Colours of classes: Okabe and Ito's that are seen on white and taken by no split.
 CLASSES = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#7A7A3C", "#8C564B", "#5B5EA6", "#44AA99")
 PANEL = (3.6, 2.9)
+ACROSS = 3
 # Validations are marked one by one up to this many.
 FEW_STEPS = 60
 
@@ -35,15 +37,17 @@ class Curve:
 def draw_curves(path: Path | str, history: Path | str) -> None:
     """Write a PNG with a panel per figure in a history CSV (columns step, split, name, value): loss, Dice, rate ...
 
-    A name of several words, such as `dice Liver`, is a thin line in the panel of its first word.
+    A name of several words, such as `dice Liver`, is a thin line in the panel of its first word; a `baseline` stands
+    with the loss. Three panels are beside each other.
     Raises DataError for a file that is missing, empty or not of that form.
     """
     panels = _read(Path(history))
     names = sorted(panels, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-    with figure_at(path, PANEL[0] * len(names), PANEL[1]) as figure:
+    rows, columns = math.ceil(len(names) / ACROSS), min(len(names), ACROSS)
+    with figure_at(path, PANEL[0] * columns, PANEL[1] * rows) as figure:
         figure.set_layout_engine("constrained")
-        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            _draw(axes, name, panels[name])
+        for place, name in enumerate(names, 1):
+            _draw(figure.add_subplot(rows, columns, place), name, panels[name])
 
 
 def _read(history: Path) -> dict[str, list[Curve]]:
@@ -72,6 +76,9 @@ def _curves(history: Path, rows: list[list[str]]) -> dict[str, list[Curve]]:
             raise DataError(
                 f"{history}: line {number} is not a step, split, name and value: {','.join(row)!r}"
             ) from None
+        # What a guess without learning would lose belongs beside what is lost.
+        if name == "baseline":
+            split, name = "baseline", "loss"
         panel, _, of = name.partition(" ")
         if (split, name) not in found:
             found[split, name] = Curve(split, of)
@@ -90,6 +97,7 @@ def _draw(axes: Axes, name: str, curves: list[Curve]) -> None:
         look: dict[str, Any] = {
             "color": COLOURS.get(curve.split, INK),
             "linewidth": 1.8,
+            "linestyle": "--" if curve.split == "baseline" else "-",
             "marker": marker,
             "markersize": 3,
         }
@@ -119,7 +127,7 @@ def _title(name: str, whole: list[Curve], parts: list[Curve]) -> str:
 def _mark_best(axes: Axes, name: str, curve: Curve) -> None:
     known = [(value, step) for value, step in zip(curve.values, curve.steps, strict=True) if math.isfinite(value)]
     if known:
-        value, step = min(known) if name == "loss" else max(known, key=lambda pair: pair[0])
+        value, step = min(known) if name in LESS_IS_BETTER else max(known, key=lambda pair: pair[0])
         axes.annotate(
             f"{value:.3f}",
             (step, value),

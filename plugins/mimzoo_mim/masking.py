@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mimzoo.draws import draw, draw_below
 from mimzoo.errors import ShapeError
 from mimzoo.tokens import Size, divide, patchify, sized
 from mimzoo_mim.args import AxisArgs, ForegroundArgs, MaskInMaskArgs, UnitArgs
@@ -46,10 +47,6 @@ def hide_first(scores: Tensor, hidden: int, units: Size) -> Tensor:
     return mask.reshape(-1, *units)
 
 
-def _random(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(*shape, generator=generator, device=generator.device)
-
-
 def _integer(generator: torch.Generator, below: int) -> int:
     return int(torch.randint(below, (), generator=generator, device=generator.device))
 
@@ -67,7 +64,7 @@ class RandomMasking:
         """
         units = unit_grid(volume, self.args.unit, mask_unit)
         hidden = hidden_count(self.args.ratio, prod(units), "units")
-        return hide_first(_random(generator, volume.shape[0], prod(units)), hidden, units)
+        return hide_first(draw(generator, volume.shape[0], prod(units)), hidden, units)
 
 
 class BlockMasking:
@@ -90,15 +87,15 @@ class BlockMasking:
         # The number of the first cuboid that covers a unit, CUBOIDS where none does: (B, CUBOIDS, N) -> (B, N)
         covered = torch.cat([inside, torch.ones_like(inside[:, :1])], dim=1)
         first = covered.byte().argmax(dim=1)
-        return hide_first(first + _random(generator, *first.shape), hidden, units)
+        return hide_first(first + draw(generator, *first.shape), hidden, units)
 
 
 def _cuboids(generator: torch.Generator, batch: int, units: Size) -> Tensor:
     """Return which units lie in each of a sample's cuboids: (batch, CUBOIDS, N) bool."""
     spans = []
     for count in units:
-        side = 1 + (_random(generator, batch, CUBOIDS, 1) * max(1, count // 2)).floor()
-        start = (_random(generator, batch, CUBOIDS, 1) * (count - side + 1)).floor()
+        side = 1 + (draw(generator, batch, CUBOIDS, 1) * max(1, count // 2)).floor()
+        start = (draw(generator, batch, CUBOIDS, 1) * (count - side + 1)).floor()
         place = torch.arange(count, device=generator.device)
         spans.append((place >= start) & (place < start + side))
     x, y, z = spans
@@ -127,7 +124,7 @@ class UniformMasking:
         a, b, c = cell = cells[_integer(generator, len(cells))]
         grid = divide(units, cell, "the grid of units", "the cell")
         shape = (volume.shape[0], *grid)
-        visible = torch.randint(prod(cell), shape, generator=generator, device=generator.device)
+        visible = draw_below(generator, prod(cell), *shape)
         mask = visible[..., None] != torch.arange(prod(cell), device=generator.device)
         # (B, CX, CY, CZ, abc) -> (B, CX, CY, CZ, a, b, c) -> (B, CX, a, CY, b, CZ, c) -> (B, UX, UY, UZ)
         return mask.reshape(*shape, a, b, c).permute(0, 1, 4, 2, 5, 3, 6).reshape(volume.shape[0], *units)
@@ -171,7 +168,7 @@ class SlabMasking:
         axis = choose_axis(self.args.axis, generator)
         planes = units[axis]
         hidden = hidden_count(self.args.ratio, planes, f"planes of units along {AXES[axis]}")
-        start = (_random(generator, volume.shape[0], 1) * (planes - hidden + 1)).floor()
+        start = (draw(generator, volume.shape[0], 1) * (planes - hidden + 1)).floor()
         place = torch.arange(planes, device=generator.device)
         inside = (place >= start) & (place < start + hidden)
         # (B, planes) -> (B, planes, 1, 1) -> its own axis -> (B, UX, UY, UZ)
@@ -193,7 +190,7 @@ class TubeMasking:
         axis = choose_axis(self.args.axis, generator)
         u, v = (count for place, count in enumerate(units) if place != axis)
         hidden = hidden_count(self.args.ratio, u * v, f"tubes along {AXES[axis]}")
-        plane = hide_first(_random(generator, volume.shape[0], u * v), hidden, (1, u, v))
+        plane = hide_first(draw(generator, volume.shape[0], u * v), hidden, (1, u, v))
         # (B, 1, U, V) -> the single cell to its axis -> (B, UX, UY, UZ)
         return plane.movedim(1, axis + 1).expand(-1, *units).contiguous()
 
@@ -223,7 +220,7 @@ class ForegroundMasking:
         deviation = patchify(volume.float(), self.args.unit).std(dim=2).to(generator.device)
         # Air keeps a small chance, so that any share can be hidden.
         weight = (deviation + 1e-3 * deviation.mean(dim=1, keepdim=True) + 1e-12) ** self.args.strength
-        uniform = _random(generator, *weight.shape).clamp_min(1e-12)
+        uniform = draw(generator, *weight.shape).clamp_min(1e-12)
         return hide_first(-uniform.log() / weight, hidden, units)
 
 
@@ -246,7 +243,7 @@ class MaskInMask:
         factor = (self.args.coarse,) * 3
         coarse = divide(units, factor, "the grid of units", "the coarse unit")
         blocks = hidden_count(self.args.coarse_ratio, prod(coarse), "coarse units")
-        mask = hide_first(_random(generator, volume.shape[0], prod(coarse)), blocks, coarse)
+        mask = hide_first(draw(generator, volume.shape[0], prod(coarse)), blocks, coarse)
         if blocks * prod(factor) > hidden:
             raise ShapeError(
                 f"coarse_ratio {self.args.coarse_ratio} hides {blocks * prod(factor)} units, "
@@ -254,6 +251,6 @@ class MaskInMask:
             )
         for axis in (1, 2, 3):
             mask = mask.repeat_interleave(self.args.coarse, dim=axis)
-        scores = _random(generator, volume.shape[0], prod(units))
+        scores = draw(generator, volume.shape[0], prod(units))
         # What a coarse unit hides comes before all else.
         return hide_first(scores - mask.flatten(1).float(), hidden, units)

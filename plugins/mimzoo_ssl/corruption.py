@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mimzoo.draws import draw_each
 from mimzoo.tokens import Size, patchify, unpatchify
 from mimzoo_ssl.args import GenesisArgs
 from mimzoo_ssl.views import boxes, chosen, uniform
@@ -53,7 +54,7 @@ def shuffle_texture(volume: Tensor, generator: torch.Generator) -> Tensor:
     # (B, C, X, Y, Z) -> (B, N, C voxels) -> (B, N, C, voxels)
     flat = patchify(volume[:, :, x, y, z], box)
     patches = flat.reshape(*flat.shape[:2], volume.shape[1], -1)
-    drawn = torch.rand(*patches.shape[:2], 1, patches.shape[3], generator=generator, device=generator.device)
+    drawn = draw_each(torch.rand, generator, *patches.shape[:2], 1, patches.shape[3])
     order = drawn.argsort(dim=3).to(volume.device)
     mixed = patches.gather(3, order.expand_as(patches))
     shuffled = volume.clone()
@@ -68,5 +69,5 @@ def paint(volume: Tensor, generator: torch.Generator, sides: tuple[float, float]
         side = uniform(generator, volume, *sides, columns=3)
         start = uniform(generator, volume, 0, 1, columns=3) * (1 - side)
         covered |= boxes(start, side, tuple(volume.shape[2:]))
-    grain = torch.rand(volume.shape, generator=generator, device=generator.device).to(volume.device)
+    grain = draw_each(torch.rand, generator, *volume.shape).to(volume.device)
     return torch.where(covered if inside else ~covered, grain, volume)

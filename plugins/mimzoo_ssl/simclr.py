@@ -1,11 +1,12 @@
 """SimCLR on crops: two views of one crop are to be more alike than views of different ones."""
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
 
 from mimzoo.errors import ShapeError
+from mimzoo.processes import count, rank
 from mimzoo.tokens import Encoder, Loss
 from mimzoo_ssl.args import SimClrArgs
 from mimzoo_ssl.views import make_view
@@ -26,10 +27,11 @@ class SimClr(nn.Module):
     def forward(self, volume: Tensor, generator: torch.Generator) -> Loss:
         """Return the loss of telling the views of a volume (B, C, X, Y, Z) apart; the generator decides the views.
 
-        Raises ShapeError when there is but one crop over all devices.
+        While training, crops are compared with those of all processes; in evaluation with each other alone.
+        Raises ShapeError when there is but one crop to compare.
         """
         first, second = (self.embed(make_view(volume, generator, self.args)) for _ in range(2))
-        return Loss(nt_xent(first, second, self.args.temperature))
+        return Loss(nt_xent(first, second, self.args.temperature, everyone=self.training))
 
     def embed(self, volume: Tensor) -> Tensor:
         """Return the projections (B, width) of a volume (B, C, X, Y, Z), of length one, in float32."""
@@ -38,33 +40,27 @@ class SimClr(nn.Module):
         return functional.normalize(self.project(pooled).float(), dim=1)
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+def nt_xent(first: Tensor, second: Tensor, temperature: float, everyone: bool = True) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy of two views (B, D) each, of length one: a scalar.
 
-    Equation 1 of SimCLR. Every view of every device is compared with all others; each device takes the mean over its
-    own views, so that the mean over devices is that over the whole batch.
+    Equation 1 of SimCLR. With `everyone`, each view of each process is compared with all others; a process takes the
+    mean over its own views, so that the mean over processes is that over the whole batch.
     Raises ShapeError when there are no other crops to compare with.
     """
-    everyone = [torch.cat(found) for found in zip(*(gather_views(v) for v in (first, second)), strict=True)]
-    views, own = torch.cat(everyone), torch.cat([first, second])
+    own = torch.cat([first, second])
+    views = torch.cat(gather_views(own)) if everyone else own
     if len(views) < 4:
         raise ShapeError("simclr compares the crops of a batch and needs at least two; raise pretraining.batch")
     batch = len(first)
-    begin = 2 * batch * _rank()
+    begin = 2 * batch * rank() if everyone else 0
     index = torch.arange(2 * batch, device=own.device)
     logits = own @ views.T / temperature
     # No view is compared with itself.
     logits = logits.index_put((index, begin + index), logits.new_tensor(-torch.inf))
-    # The partner of view i of a device is its other half, i + B or i - B.
+    # The partner of view i of a process is its other half, i + B or i - B.
     return functional.cross_entropy(logits, begin + (index + batch) % (2 * batch))
 
 
 def gather_views(views: Tensor) -> list[Tensor]:
-    """Return the views (B, D) of every device, in the order of their ranks; gradients reach all of them."""
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        return list(all_gather(views))  # type: ignore[no-untyped-call]
-    return [views]
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    """Return the views (B, D) of every process, in their order; gradients reach all of them."""
+    return list(all_gather(views)) if count() > 1 else [views]  # type: ignore[no-untyped-call]

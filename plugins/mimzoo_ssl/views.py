@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mimzoo.draws import draw, draw_each
 from mimzoo_ssl.args import SimClrArgs
 
 BLUR_RADIUS = 2
@@ -11,8 +12,7 @@ BLUR_RADIUS = 2
 
 def uniform(generator: torch.Generator, volume: Tensor, low: float, high: float, columns: int = 1) -> Tensor:
     """Return numbers (B, columns) between `low` and `high` for a batch of volumes, on their device."""
-    drawn = torch.rand(volume.shape[0], columns, generator=generator, device=generator.device)
-    return (low + (high - low) * drawn).to(volume.device)
+    return (low + (high - low) * draw(generator, volume.shape[0], columns)).to(volume.device)
 
 
 def chosen(generator: torch.Generator, volume: Tensor, probability: float) -> Tensor:
@@ -42,7 +42,7 @@ def make_view(volume: Tensor, generator: torch.Generator, args: SimClrArgs) -> T
     shift = uniform(generator, view, -args.shift, args.shift)[:, :, None, None, None] * deviation
     view = torch.where(chosen(generator, view, args.probability), (view - mean) * factor + mean + shift, view)
     view = torch.where(chosen(generator, view, args.probability), _blur(view, generator, args), view)
-    grain = torch.randn(view.shape, generator=generator, device=generator.device).to(view.device)
+    grain = draw_each(torch.randn, generator, *view.shape).to(view.device)
     amount = uniform(generator, view, 0, args.noise)[:, :, None, None, None] * deviation
     view = torch.where(chosen(generator, view, args.probability), view + grain * amount, view)
     return torch.where(_cutout(view, generator, args), mean, view)
