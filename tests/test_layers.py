@@ -44,6 +44,7 @@ LAYERS = [
         "processes",
         "draws",
         "sharding",
+        "convolutions",
         "recompute",
         "progress",
         "faults",

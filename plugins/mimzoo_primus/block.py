@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mimzoo.tokens import Size
-from mimzoo.transformer import StochasticDepth
+from mimzoo.transformer import StochasticDepth, attend
 
 TEMPERATURE = 10000.0
 
@@ -55,7 +55,7 @@ class RotaryAttention(nn.Module):
     def forward(self, x: Tensor, rotations: Tensor) -> Tensor:
         """Return the attended tokens (B, N, D) of tokens that lie at `rotations` (B or 1, N, D / heads)."""
         q, k, v = rotate(self._split(self.q(x)), rotations), rotate(self._split(self.k(x)), rotations), self.v(x)
-        mixed = functional.scaled_dot_product_attention(q, k, self._split(v))
+        mixed = attend(q, k, self._split(v))
         # (B, heads, N, d) -> (B, N, D)
         joined: Tensor = self.out(self.norm(mixed.transpose(1, 2).flatten(2)))
         return joined

@@ -15,7 +15,7 @@ from mimzoo.tokens import Size
 Array = NDArray[Any]
 
 # What keeps cells apart that only the cyclic shift brought together. The public implementations add -100, and what is
-# left of a weight then, 1e-44, is too small for a normal number: on a CPU arithmetic with such takes several times longer.
+# left of a weight then, 1e-44, is too small for a normal number: on a CPU such arithmetic takes several times longer.
 APART = -1000.0
 
 
