@@ -43,6 +43,9 @@ def plan(
     found = planning.plan(override(find_model(model), set_ or []), task, devices)
     print(planning.describe(found))
     show(planning.plan_table(found, available))
+    advice = None if available is None else planning.advise(found, available)
+    if advice is not None:
+        print(advice)
 
 
 def publish(

@@ -1,5 +1,7 @@
 """Convolutions that stay right in bfloat16 on a CPU, where some of oneDNN read memory that is not theirs."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -14,10 +16,10 @@ class WaryConvolution(nn.Conv3d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         small = any(cells < size for cells, size in zip(input.shape[2:], self.kernel_size, strict=True))
-        if not (small and torch.is_autocast_enabled("cpu")):
-            return super()._conv_forward(input, weight, bias)
-        with torch.autocast("cpu", enabled=False):
-            return super()._conv_forward(input.float(), weight, bias)
+        exact = small and torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", enabled=False) if exact else nullcontext():
+            result: Tensor = super()._conv_forward(input.float() if exact else input, weight, bias)
+        return result
 
 
 def make_wary(model: nn.Module) -> None:

@@ -267,7 +267,7 @@ def plan_table(found: Plan, memory: int | None = None) -> Table:
         }
     for name, cell in rows.items():
         cells = [cell(need) for need in found.needs]
-        if set(cells) not in ({"0.00"}, {"0"}):
+        if set(cells) != {shown(0)} or "fits" in name:
             table.add_row(name, *cells)
     return table
 
@@ -282,6 +282,24 @@ def describe(found: Plan) -> str:
         f"parameters: {sizes.encoder / 1e6:.2f} M of the encoder, {sizes.rest / 1e6:.2f} M beside it, "
         f"{sizes.trained / 1e6:.2f} M trained\n"
         f"operations of a step, forward and backward: {flops(step)}, {flops(found.flops)} a crop"
+    )
+
+
+def advise(found: Plan, memory: int) -> str | None:
+    """Return a sentence on what to do where the batch fits into `memory` (bytes) in no way as it is; else None."""
+    if any(found.fits(need, memory) for need in found.needs):
+        return None
+    for need in found.needs:
+        parts = found.parts(need, memory)
+        if parts is not None:
+            precision = "bfloat16" if need.way.bfloat16 else "float32"
+            changes = f"--set {found.task}.accumulate={parts} --set {found.task}.precision={precision}"
+            changes += f" --set {found.task}.checkpointing=true" if need.way.checkpointing else ""
+            return f"a batch of {found.batch} does not fit as it is; train with {changes}"
+    least = min(need.peak(1, False) for need in found.needs)
+    return (
+        f"not even one crop fits: that takes {least / 1e9:.2f} GB, and {usable(memory) / 1e9:.2f} of "
+        f"{memory / 1e9:.4g} GB may be used; choose a smaller crop or encoder, or more memory"
     )
 
 

@@ -5,7 +5,7 @@ It runs on stand-ins, tensors with a shape and no values, through the very modul
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
+from mimzoo import transformer
 from mimzoo.errors import ShapeError
 from mimzoo.recompute import recompute_blocks
 
@@ -65,12 +66,13 @@ class Way:
         """Return the way in words."""
         return f"{'bfloat16' if self.bfloat16 else 'float32'}{', checkpointing' if self.checkpointing else ''}"
 
-    @contextmanager
-    def acting(self) -> Iterator[None]:
-        """Let stand-ins act in this way, but for the checkpointing."""
-        norms = precise_norms() if self.bfloat16 and self.gpu else nullcontext()
-        with norms, torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-            yield
+    def computing(self) -> AbstractContextManager[None]:
+        """Let stand-ins, which are on the CPU by name, be computed with as on the device of this way."""
+        return like_gpu() if self.bfloat16 and self.gpu else nullcontext()
+
+    def autocast(self) -> torch.autocast:
+        """Return the precision in which the loss is computed."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -104,6 +106,10 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return what the operation does, counted."""
         if func is torch.ops.prim.device.default:
             return args[0].fake_device
+        # What is remembered from a step before, such as the layout of windows, is alive in this one too.
+        for each in tree_leaves((args, kwargs)):
+            if isinstance(each, Tensor):
+                self.count(each)
         result = func(*args, **(kwargs or {}))
         flops = FLOPS.get(func._overloadpacket)
         if flops is not None:
@@ -129,7 +135,11 @@ class Unlooped(torch.autograd.Function):
         """Return what the function does; `args` are its own, the function and the meter."""
         *given, function, meter = args
         before = meter.flops
-        result = function.forward(ctx, *given)
+        if function.setup_context is torch.autograd.Function.setup_context:
+            result = function.forward(ctx, *given)
+        else:
+            result = function.forward(*given)
+            function.setup_context(ctx, tuple(given), result)
         ctx.meter, ctx.flops = meter, GRADIENT_FLOPS * (meter.flops - before)
         ctx.given = [(arg.shape, arg.dtype) if isinstance(arg, Tensor) else None for arg in given]
         return result
@@ -138,16 +148,18 @@ class Unlooped(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """Return gradients like the function's inputs."""
         ctx.meter.flops += int(ctx.flops)
-        copies = [torch.empty_like(each, dtype=torch.float32) for each in (*ctx.saved_tensors, gradients[0])]
+        held = [each for each in (*ctx.saved_tensors, *gradients) if each is not None]
+        copies = [torch.empty_like(each, dtype=torch.float32) for each in held]
         like = [None if one is None else copies[0].new_empty(one[0], dtype=one[1]) for one in ctx.given]
         found = [each if needed else None for each, needed in zip(like, ctx.needs_input_grad, strict=False)]
         return (*found, None, None)
 
 
 @contextmanager
-def precise_norms() -> Iterator[None]:
-    """Let norms be computed in float32, as autocast has them on a GPU."""
+def like_gpu() -> Iterator[None]:
+    """Let autocast act as on a GPU: norms are computed in float32, and attention is always the fused one."""
     functions = {name: getattr(torch, name) for name in PRECISE}
+    few, transformer.FEW_TOKENS = transformer.FEW_TOKENS, 0
 
     def precise(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def call(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -160,6 +172,7 @@ def precise_norms() -> Iterator[None]:
     try:
         yield
     finally:
+        transformer.FEW_TOKENS = few
         for name, function in functions.items():
             setattr(torch, name, function)
 
@@ -217,11 +230,13 @@ class Stage:
             meter.count(tensor)
         weights = meter.bytes
         try:
-            with meter, unlooped(meter), way.acting():
+            with meter, unlooped(meter), way.computing():
                 for each in batch.values():
                     if isinstance(each, Tensor):
                         meter.count(each)
-                loss = loss_of(self.model, batch, 0)
+                # Autocast ends before the backward pass, as it does in training, and forgets its copies of the weights.
+                with way.autocast():
+                    loss = loss_of(self.model, batch, 0)
                 kept = meter.bytes - weights
                 torch.autograd.backward(loss)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:

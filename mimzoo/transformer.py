@@ -16,11 +16,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # A graph that is exported has no gradient.
     differentiated = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= FEW_TOKENS
-    if not (differentiated and slow):
-        mixed: Tensor = functional.scaled_dot_product_attention(q, k, v)
-        return mixed
-    weights = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1)
-    return weights.to(v.dtype) @ v
+    mixed: Tensor
+    if differentiated and slow:
+        weights = ((q * q.shape[-1] ** -0.5) @ k.mT).softmax(-1)
+        mixed = weights.to(v.dtype) @ v
+    else:
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+    return mixed
 
 
 class Attention(nn.Module):
