@@ -194,14 +194,14 @@ def tidy_run(folder: Path) -> Path:
 
 def make_state(job: Job, accelerator: Accelerator) -> tuple[nn.Module, State]:
     """Return the model as it is trained, on its device and wrapped for several of them, and the state before step 1."""
+    if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu":
+        make_wary(job.model)
     recipe = job.schedule.optimiser
     optimiser = torch.optim.AdamW(job.groups, lr=recipe.lr, betas=recipe.betas, fused=True)
     average, twin = make_average(job.model, recipe.ema_decay), None
     if sharding.is_sharded(accelerator):
         sharding.name_blocks(accelerator, job.model)
         twin = copy.deepcopy(job.model).to(accelerator.device) if average is None else None
-    if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu":
-        make_wary(job.model)
     if job.schedule.checkpointing:
         recompute_blocks(job.model)
     model, optimiser = accelerator.prepare(job.model, optimiser)

@@ -17,7 +17,8 @@ from mimzoo.errors import DataError
 SUFFIX = {"image": ".b2nd", "labels": ".b2nd", "foreground": ".npy"}
 # Blocks of 32^3 are decompressed by themselves: of the sizes tried, among the quickest to read crops of 40 to 128
 # voxels from. Chunks are thin along X, for writing holds the planes of one. Zstd beyond level 1 gains 2 % for 3 times
-# the work; LZ4HC halves the time of reading, but takes 15 to 40 % more space, and more than half of the raw bytes for some MR.
+# the work; LZ4HC halves the time of reading, but takes 15 to 40 % more space, and more than half of the raw bytes for
+# some MR.
 CHUNK = (32, 64, 64)
 BLOCK = (32, 32, 32)
 LEVEL = 1

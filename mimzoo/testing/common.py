@@ -10,6 +10,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from mimzoo.convolutions import make_wary
 from mimzoo.errors import MimzooError
 from mimzoo.tokens import Size, sized
 from mimzoo.weights import read_weights, save_weights
@@ -97,6 +98,7 @@ def _check_gradients(name: str, module: nn.Module, run: Callable[[nn.Module], An
 
 @torch.no_grad()
 def _check_bfloat16(name: str, module: nn.Module, run: Callable[[nn.Module], Any]) -> None:
+    make_wary(module)
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = _outputs(run(module))

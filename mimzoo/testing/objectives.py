@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mimzoo.convolutions import make_wary
 from mimzoo.models import build_encoder, build_objective
 from mimzoo.recipes import Component, Input, Optimiser, Pretraining, ZScore
 from mimzoo.registry import find
@@ -72,6 +73,7 @@ def _check_loss(name: str, objective: nn.Module) -> None:
     require(torch.equal(loss, again), name, "one seed gives two losses")
     require(not torch.equal(loss, other), name, "two seeds give one loss")
     require(torch.equal(state, torch.get_rng_state()), name, "it draws from torch's global generator")
+    make_wary(objective)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = objective(volume, _generator(0)).loss
     require(bool(half.isfinite()) and half.dtype == torch.float32, name, f"in bfloat16 its loss is {half}")
