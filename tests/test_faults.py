@@ -460,8 +460,8 @@ def test_steps_that_wait_for_their_crops_say_so_once(tmp_path, capsys, impatient
 
 def test_steps_that_take_long_themselves_do_not(tmp_path, capsys, impatient):
     def loss_of(model, batch, step):
-        time.sleep(0.02)
+        time.sleep(0.1)
         return model(batch["volume"]).square().mean()
 
-    train(job(tmp_path, Slow(0), loss_of))
+    train(job(tmp_path, Slow(0), loss_of, steps=20))
     assert capsys.readouterr().err == ""

@@ -24,8 +24,13 @@ BLOCK = (32, 32, 32)
 LEVEL = 1
 # Where a b2nd file keeps the checksum of each of its chunks; of the bits flipped in one, Zstandard notices 3 in 100.
 SUMS = "crc32"
+State = tuple[int, int, int]
 # By path, the state of the file and the chunks that were found sound in it.
-_sound: dict[str, tuple[tuple[int, int, int], set[int]]] = {}
+_sound: dict[str, tuple[State, set[int]]] = {}
+# Crops of small scans are read many times: those that fit into so much memory are held uncompressed by each process,
+# and of the others only what is asked for is read. None makes room for another, which would be read in vain as a whole.
+HELD_BYTES = 128 * 2**20
+_held: dict[str, tuple[State, NDArray[Any]]] = {}
 
 
 def compress(array: NDArray[Any]) -> bytes:
@@ -77,14 +82,15 @@ def seal(packed: Any) -> bytes:
 
 
 def read_part(path: Path, shape: tuple[int, ...], part: tuple[slice, ...]) -> NDArray[Any]:
-    """Return a part of the array of the given shape in a b2nd file; DataError when the file is damaged or gone.
+    """Return a part of the array of the given shape in a b2nd file, which is not to be changed.
 
-    Opened anew each time (0.2 ms), so that nothing is shared with the processes of a loader.
+    Raises DataError when the file is damaged or gone.
     """
+    found: NDArray[Any] | None = None
     try:
-        packed = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
-        fits = isinstance(packed, blosc2.NDArray) and packed.shape == shape and _is_sound(path, packed, part)
-        found: NDArray[Any] | None = packed[part] if fits else None
+        source = _source(path)
+        if source.shape == shape and (isinstance(source, np.ndarray) or _is_sound(path, source, part)):
+            found = source[part]
     # What blosc2 raises on a damaged header is anything from KeyError to SyntaxError.
     except (OSError, RuntimeError, ValueError, LookupError, ArithmeticError, SyntaxError, TypeError) as error:
         raise _damaged(path) from error
@@ -93,13 +99,38 @@ def read_part(path: Path, shape: tuple[int, ...], part: tuple[slice, ...]) -> ND
     return found
 
 
+def _source(path: Path) -> Any:
+    """Return the whole array, where this process holds it or has room to from now on; else the open file.
+
+    A file is opened anew each time (0.2 ms), so that nothing is shared with the processes of a loader.
+    """
+    held = _held.get(str(path))
+    if held is not None and held[0] == _state_of(path):
+        return held[1]
+    packed = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+    if not isinstance(packed, blosc2.NDArray):
+        raise TypeError(f"{path} holds no array")
+    _held.pop(str(path), None)
+    room = HELD_BYTES - sum(array.nbytes for _, array in _held.values())
+    everything = (slice(None),) * packed.ndim
+    if packed.nbytes > room or not _is_sound(path, packed, everything):
+        return packed
+    whole: NDArray[Any] = packed[everything]
+    _held[str(path)] = (_state_of(path), whole)
+    return whole
+
+
+def _state_of(path: Path) -> State:
+    stat = path.stat()
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
 def _is_sound(path: Path, packed: Any, part: tuple[slice, ...]) -> bool:
     """Return whether the chunks that a part touches have their checksums.
 
     A chunk is read through once, and again when anything of the file has changed.
     """
-    stat = path.stat()
-    state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    state = _state_of(path)
     known = _sound.get(str(path))
     if known is None or known[0] != state:
         known = _sound[str(path)] = (state, set())

@@ -79,7 +79,7 @@ class StoredCase:
             raise ShapeError(f"{self.id}: crop {tuple(size)} from {tuple(start)} leaves the shape {self.grid.shape}")
         window = tuple(slice(int(a), int(a) + int(n)) for a, n in zip(start, size, strict=True))
         shape = self.grid.shape
-        labels = None if self.labels is None else arrays.read_part(self.labels, shape, window)
+        labels = None if self.labels is None else arrays.read_part(self.labels, shape, window).copy()
         voxels = arrays.read_part(self.image, (len(self.minimum), *shape), (slice(None), *window))
         # torch converts four times as fast as numpy
         return torch.from_numpy(voxels).float().numpy(), labels
