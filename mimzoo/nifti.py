@@ -3,6 +3,7 @@
 import gzip
 import io
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import product
 from math import prod
@@ -14,13 +15,13 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Extension, Nifti1Extensions
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling, native_code
-from numpy.typing import DTypeLike
 
 from mimzoo.errors import ScanError
 from mimzoo.files import free_memory, replacing
 from mimzoo.grids import Array, Grid
 
 Header = Any  # nibabel ships no types
+Held = Callable[[np.dtype[Any]], np.dtype[Any]]
 
 SUFFIXES = (".nii", ".nii.gz")
 HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -36,15 +37,31 @@ COMMENT = 6
 DAMAGE = (OSError, EOFError, zlib.error, ValueError, OverflowError, TypeError, HeaderDataError)
 
 
+def as_they_come(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type itself."""
+    return dtype
+
+
+def as_float32(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return float32, whatever the type."""
+    return np.dtype(np.float32)
+
+
+def as_small(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return whole numbers of up to 16 bits as they come, which are the same in float32, and float32 for all others."""
+    return dtype if dtype.kind in "iu" and dtype.itemsize <= 2 else np.dtype(np.float32)
+
+
 def stem_of(path: Path) -> str:
     """Return a file's name without .nii or .nii.gz."""
     ending = next((s for s in reversed(SUFFIXES) if path.name.lower().endswith(s)), "")
     return path.name[: len(path.name) - len(ending)]
 
 
-def read_voxels(path: Path, channels: int, dtype: DTypeLike | None = None) -> tuple[Array, Grid]:
-    """Return the voxels (channels, X, Y, Z), scl_slope applied, as `dtype` or as they come then, and their grid.
+def read_voxels(path: Path, channels: int, held: Held = as_they_come) -> tuple[Array, Grid]:
+    """Return the voxels (channels, X, Y, Z), scl_slope applied, and their grid.
 
+    `held` returns the type to hold them in, of the type that they come in once they are scaled.
     The affine is the sform where its code is set, else the qform, else the spacing alone (as nibabel does).
     Raises ScanError that says what is wrong with the file.
     """
@@ -52,8 +69,7 @@ def read_voxels(path: Path, channels: int, dtype: DTypeLike | None = None) -> tu
         with _open(path) as stream:
             header = _header(path, stream)
             shape = _shape(path, header, channels)
-            stored = _dtype(path, header)
-            wanted = _scaled(np.empty(0, stored), header).dtype if dtype is None else np.dtype(dtype)
+            wanted = held(_scaled(np.empty(0, _dtype(path, header)), header).dtype.newbyteorder("="))
             _check_size(path, stream, header, wanted)
             grid = _grid(path, header, shape)
             return _voxels(path, stream, header, np.empty((channels, *shape), wanted)), grid

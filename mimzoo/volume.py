@@ -24,7 +24,7 @@ from mimzoo.grids import (
     to_ras,
 )
 from mimzoo.masks import LabelMap, RegionMap, read_labels, write_labels
-from mimzoo.nifti import read_voxels
+from mimzoo.nifti import Held, as_float32, read_voxels
 from mimzoo.recipes import Input, Intensity, Percentile, WindowHU, ZScore
 from mimzoo.regrid import resample_onto, same_grid
 
@@ -56,38 +56,41 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A scan: voxels (C, X, Y, Z) float32, their grid, and the name that errors call it by."""
+    """A scan: voxels (C, X, Y, Z) float32, their grid, and the name that errors call it by.
+
+    Where it was read so, voxels are whole numbers as they are stored; `prepare_slabs` takes these too.
+    """
 
     voxels: Floats
     grid: Grid
     name: str = "the scan"
 
 
-def read_scan(path: Path | str | Sequence[Path | str], channels: int = 1) -> Volume:
+def read_scan(path: Path | str | Sequence[Path | str], channels: int = 1, held: Held = as_float32) -> Volume:
     """Return the scan in its own grid and orientation, as (channels, X, Y, Z) float32.
 
     Several paths are one channel each; the first decides the grid, and the others are interpolated linearly on it
-    where theirs is another.
+    where theirs is another. A single file's voxels are held as `held` says.
     Raises ScanError, with the path and the reason, for a file that is missing, damaged, not NIfTI or larger than
     memory, for a wrong number of channels, for voxels that are complex, not finite or all equal, for a header whose
     affine cannot be a grid, and for channels that do not overlap.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
     if len(paths) == 1:
-        return _read_file(paths[0], channels)
+        return _read_file(paths[0], channels, held)
     if len(paths) != channels:
         given = ", ".join(map(str, paths))
         raise ScanError(
             f"{len(paths)} files ({given}) where {channels} channel(s) are expected; give one file for each"
         )
-    first, *others = (_read_file(one, 1) for one in paths)
+    first, *others = (_read_file(one, 1, as_float32) for one in paths)
     voxels = [first.voxels, *(resample_onto(one.voxels, one.grid, first.grid, one.name) for one in others)]
     return Volume(np.concatenate(voxels), first.grid, first.name)
 
 
-def _read_file(path: Path, channels: int) -> Volume:
+def _read_file(path: Path, channels: int, held: Held) -> Volume:
     with np.errstate(over="ignore"):
-        voxels, grid = read_voxels(path, channels, np.float32)
+        voxels, grid = read_voxels(path, channels, held)
     for number, (low, high) in enumerate((c.min(), c.max()) for c in voxels):
         if not np.isfinite([low, high]).all():
             raise ScanError(f"{path}: some voxels are NaN or infinite; repair the scan first")
@@ -143,7 +146,7 @@ def _limits(channel: Floats, intensity: WindowHU | Percentile, name: str) -> tup
         case WindowHU():
             return intensity.window_hu
         case Percentile():
-            low, high = np.percentile(channel, intensity.percentiles).tolist()
+            low, high = np.percentile(channel.astype(np.float32, copy=False), intensity.percentiles).tolist()
             if low == high:
                 raise ScanError(f"{name}: percentiles {intensity.percentiles} are both {low:g}; there is no contrast")
             return low, high
@@ -221,7 +224,11 @@ def prepare_slabs(scan: Volume, input: Input) -> tuple[Grid, Iterator[tuple[slic
     grid = spaced(native, input.spacing_mm)
     _check_memory(scan, grid)
     normalise_part = _normaliser(voxels, input.intensity, scan.name)
-    return grid, resample_slabs(lambda planes: normalise_part(voxels[:, planes]), native, input.spacing_mm)
+
+    def take(planes: slice) -> Floats:
+        return normalise_part(voxels[:, planes].astype(np.float32, copy=False))
+
+    return grid, resample_slabs(take, native, input.spacing_mm)
 
 
 def _check_memory(scan: Volume, grid: Grid) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mimzoo.data.cases import Case, Dataset
 from mimzoo.errors import DataError, suggest
+from mimzoo.nifti import Held, as_float32
 from mimzoo.recipes import Input
 from mimzoo.volume import LabelMap, Volume, check_pair, read_labels, read_scan
 
@@ -46,16 +47,17 @@ def scan_files(case: Case, dataset: Dataset, input: Input) -> tuple[Path, ...]:
     return tuple(case.images[place] for place in picked)
 
 
-def read_case(case: Case, dataset: Dataset, input: Input) -> Volume:
+def read_case(case: Case, dataset: Dataset, input: Input, held: Held = as_float32) -> Volume:
     """Return a case's scan (C, X, Y, Z) with the channels of `input`, in their order, on the grid of the first.
 
+    A single file's voxels are held as `held` says.
     Raises DataError for channels that are not there, ScanError as `read_scan` does.
     """
     picked, files = pick_channels(dataset, input), scan_files(case, dataset, input)
     if len(case.images) > 1:
         return read_scan(files, len(files))
     stored = len(dataset.channels) or len(picked)
-    scan = read_scan(files, stored)
+    scan = read_scan(files, stored, held)
     if picked == tuple(range(stored)):
         return scan
     return replace(scan, voxels=scan.voxels[list(picked)])

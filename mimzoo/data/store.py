@@ -31,6 +31,7 @@ from mimzoo.data.records import Record, Source, file_stem, is_whole, read_record
 from mimzoo.errors import DataError, MimzooError, ShapeError, suggest
 from mimzoo.files import replacing
 from mimzoo.grids import Floats
+from mimzoo.nifti import as_small
 from mimzoo.recipes import Input
 from mimzoo.volume import Grid, Volume, prepare_labels, prepare_slabs
 
@@ -235,7 +236,7 @@ def _pack(case: Case, plan: _Plan) -> tuple[Any, tuple[float, ...], Volume, Grid
 
     The scan is dropped before its labels are read, and only slabs of it are held in any other form.
     """
-    scan = read_case(case, plan.dataset, plan.input)
+    scan = read_case(case, plan.dataset, plan.input, as_small)
     grid, slabs = prepare_slabs(scan, plan.input)
     minimum = np.full(len(scan.voxels), np.inf, np.float16)
     packed = arrays.pack((len(scan.voxels), *grid.shape), np.float16, _halves(slabs, minimum))
