@@ -12,7 +12,7 @@ from typing import Any
 
 from study_grid import Grid, Row, cells, read_grid, trainings
 
-from mimzoo.figures.paper import PALETTE, QUIET, figure_at
+from mimzoo.figures.paper import QUIET, colour, figure_at
 from mimzoo.metrics import Scores, compare_paired, summarise
 from mimzoo.scoring import case_values
 from mimzoo.tasks import make_task
@@ -190,26 +190,31 @@ def costs(found: dict[int, Record]) -> str:
 
 def draw_curves(path: Path, table: Table) -> None:
     """Write a PNG with a panel per column: Dice on the selection cases by step, a line for each row, mean of seeds."""
-    width = 3.4 * len(table.columns)
+    width = 2.0 + 3.0 * len(table.columns)
     with figure_at(path, width, 3.2) as figure:
         figure.set_layout_engine("constrained")
+        lines: dict[str, Any] = {}
         for place, column in enumerate(table.columns):
             axes = figure.add_subplot(1, len(table.columns), place + 1)
             for number, row in enumerate(table.grid.rows):
-                draw_curve(axes, number, row, list(table.found(row.name, column).values()))
+                found = list(table.found(row.name, column).values())
+                if found:
+                    lines[row.name] = draw_curve(axes, number, row, found)
             axes.set_title(column, loc="left")
             axes.set_xlabel("optimiser step")
             axes.grid(axis="y", color=QUIET, alpha=0.2, linewidth=0.6)
             if place == 0:
                 axes.set_ylabel("Dice on the selection cases")
-                axes.legend(frameon=False, fontsize=7)
+        if lines:
+            figure.legend(lines.values(), lines.keys(), frameon=False, fontsize=7, loc="outside right upper")
 
 
-def draw_curve(axes: Any, number: int, row: Row, found: Sequence[Record]) -> None:
-    look = {"color": PALETTE[number % len(PALETTE)], "label": row.name, "linewidth": 1.6}
-    steps = sorted(set.intersection(*(set(dict(record.curve)) for record in found))) if found else []
+def draw_curve(axes: Any, number: int, row: Row, found: Sequence[Record]) -> Any:
+    """Return the line that was drawn: of the steps that all records validated at."""
+    steps = sorted(set.intersection(*(set(dict(record.curve)) for record in found)))
     means = [statistics.fmean(dict(record.curve)[step] for record in found) for step in steps]
-    axes.plot(steps, means, **look, linestyle="-" if row.against else "--")
+    (line,) = axes.plot(steps, means, color=colour(number), linewidth=1.6, linestyle="-" if row.against else "--")
+    return line
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
