@@ -16,7 +16,7 @@ from mimzoo.files import replacing
 from mimzoo.recipes import Finetuning
 from mimzoo.tasks import Task
 
-# What a run was trained and selected on, beside its card; as `mimzoo finetune --split` takes it, and the data's name.
+# What a run was trained and selected on, beside its card, as `mimzoo finetune --split` takes it.
 SPLIT = "split.json"
 
 
@@ -127,14 +127,18 @@ def write_split(dataset: Dataset, folder: Path) -> None:
 def use_of(card: Card, dataset: Dataset, split: str) -> str:
     """Return what the cases of a split were to the training of a card: the run's own record decides where it has one.
 
-    Without one, cases are taken to be those that the recipe was trained on.
+    Without one, cases are taken to be those that the recipe was trained on. Raises DataError for a damaged record.
     """
     path = card.file(SPLIT)
     if path is None:
         return f"the weights were {'selected' if split == 'validation' else 'trained'} on these cases"
-    used = json.loads(path.read_text(encoding="utf-8"))
-    cases = {case.id for case in dataset.cases(split)} if used["data"] == dataset.name else set()
-    counts = {"trained": len(cases & {*used["training"]}), "selected": len(cases & {*used["validation"]})}
+    try:
+        used = json.loads(path.read_text(encoding="utf-8"))
+        same, trained, selected = used["data"] == dataset.name, {*used["training"]}, {*used["validation"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: says not which cases were used ({error!r}); remove it") from None
+    cases = {case.id for case in dataset.cases(split)}
+    counts = {"trained": len(cases & trained) * same, "selected": len(cases & selected) * same}
     for verb, count in counts.items():
         if count and count == len(cases):
             return f"the weights were {verb} on these cases"
