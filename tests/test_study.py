@@ -152,7 +152,7 @@ def record_all(grid, records):
         cases = {case: {"A": {"dice": dice + place / 1000, "hd95_mm": 3.0}} for place, case in enumerate("pqr")}
         write(records, cell.training, cases=cases, split={"training": ["x"], "validation": ["y"]}, dice=dice)
         if cell.training.start is not None:
-            write(records, cell.training.start, dice=dice)
+            write(records, cell.training.start, dice=dice, between_scans=0.5)
 
 
 def write(records, training, dice, **more):

@@ -28,22 +28,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from study_grid import FOLDER, Grid, Training, read_grid, trainings
 from study_page import differences, write_page
 
+from mimzoo.cards import read_card
 from mimzoo.data.datasets import read_dataset
 from mimzoo.data.splits import few_labels
 from mimzoo.errors import DataError, MimzooError
+from mimzoo.evaluate import evaluate
 from mimzoo.files import replacing
+from mimzoo.models import load
+from mimzoo.pretrain import prepare_scans, validation_crops
 from mimzoo.sessions import read_sessions
-
-# One thread for each training: two at once on two cores get further than one on both.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Decides which training cases are set apart, and nothing else.
 SELECTION_SEED = 20_220_411
 USAGE = "usage.json"
 CHECKPOINTS = "checkpoints"
+# Written last of a run.
+WEIGHTS = "model.safetensors"
 DIGITS = 6
 
 
@@ -123,7 +127,7 @@ def wanting(grid: Grid, work: Path, records: Path) -> list[Training]:
     chosen: list[Training] = []
     for one in reversed(trainings(grid)):
         begins = any(later.start == one for later in chosen)
-        weights = work / "runs" / one.name / "model.safetensors"
+        weights = work / "runs" / one.name / WEIGHTS
         if not record_path(one, records).is_file() or (begins and not weights.is_file()):
             chosen.append(one)
     return chosen[::-1]
@@ -137,6 +141,8 @@ def record_path(training: Training, records: Path) -> Path:
 def train(training: Training, work: Path, lock: Any) -> None:
     """Run a training to its end, from where it was stopped; DataError with its last words when it fails."""
     folder = work / "runs" / training.name
+    if (folder / WEIGHTS).is_file():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     begun = (folder / "README.md").is_file()
     words = [*training.command()[1:], *(["--resume"] if begun else [])]
@@ -168,9 +174,9 @@ def write_record(training: Training, data: Path, work: Path, records: Path) -> N
     """Score a fine-tuning on the cases that it has not seen, and write what is told of a run into its record."""
     folder = work / "runs" / training.name
     told = {**describe(training), **measured(folder)}
-    if training.verb == "finetune":
-        from mimzoo.evaluate import evaluate
-
+    if training.verb == "pretrain":
+        told["between_scans"] = round(between_scans(folder, work / "data" / f"{training.data}-{training.selection}"), 4)
+    else:
         split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
         found, _ = evaluate(folder, data / training.data, out=folder / "final")
         told["split"] = {part: split[part] for part in ("training", "validation")}
@@ -181,6 +187,20 @@ def write_record(training: Training, data: Path, work: Path, records: Path) -> N
         temporary.write_text(render(told), encoding="utf-8")
     # A recorded run is never resumed, and its states are many times as large as its weights.
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def between_scans(folder: Path, data: Path) -> float:
+    """Return which share of the variance of an encoder's coarsest map lies between the crops that select the weights.
+
+    It is 1 where all cells of a crop are alike, so that they tell nothing of where in it something is.
+    """
+    card = read_card(folder)
+    crops = validation_crops(prepare_scans(card, data, None), card)
+    encoder = load(folder)
+    with torch.inference_mode():
+        # (C, X, Y, Z) of each crop -> (crops, C, cells)
+        maps = torch.stack([encoder(crops[number]["volume"][None])[-1][0].flatten(1) for number in range(len(crops))])
+    return float(maps.mean(2).var(0, correction=0).sum() / maps.var((0, 2), correction=0).sum())
 
 
 def describe(training: Training) -> dict[str, Any]:
@@ -260,6 +280,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail when the page differs from the records")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="grids and records; the page lies beside it")
     asked = parser.parse_args()
+    # One thread for each training: two at once on two cores get further than one on both.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     try:
         grids = {path.stem: read_grid(path) for path in grid_paths(asked.names, asked.folder)}
         records, failures = asked.folder / "records", []

@@ -167,8 +167,9 @@ def pretrainings(table: Table) -> str:
             losses = dict(record.told["curves"]["validation loss"])
             best = min(losses.values())
             changes = ", ".join(f"`{text}`" for text in training.assignments) or "as its card"
-            rows.append((f"`{training.card}`", [changes, f"{record.told['steps']}", f"{best:.4f}", cost(record)]))
-    columns = ["changed", "steps", "best loss", "processor s per step, MB at most"]
+            figures = [f"{record.told['steps']}", f"{best:.4f}", f"{record.told['between_scans']:.2f}", cost(record)]
+            rows.append((f"`{training.card}`", [changes, *figures]))
+    columns = ["changed", "steps", "best loss", "variance between scans", "processor s per step, MB at most"]
     return matrix("pretraining", columns, rows) if rows else ""
 
 
