@@ -10,7 +10,7 @@ from conftest import TINY
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 import study
-from study_grid import cells, read_grid, trainings
+from study_grid import FOLDER, cells, read_grid, trainings
 from study_page import differences, write_page
 
 from mimzoo.errors import DataError
@@ -193,3 +193,7 @@ def test_a_figure_that_the_records_do_not_give_fails_the_check(folder, page):
 def test_a_plot_that_the_records_do_not_give_fails_the_check(folder, page):
     (folder / "grid.png").write_bytes(b"")
     assert differences(folder) == [f"{folder / 'grid.png'}: is not the plot that the records give"]
+
+
+def test_the_page_of_the_project_is_what_its_records_give():
+    assert differences(FOLDER) == []
