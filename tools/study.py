@@ -119,7 +119,12 @@ def run_missing(grids: Sequence[Grid], data: Path, work: Path, jobs: int, record
 
         for place, training in enumerate(missing.values(), 1):
             running[training.name] = pool.submit(work_on, place, training)
-    return [told for each in running.values() if (told := each.result())]
+        try:
+            return [told for each in running.values() if (told := each.result())]
+        except KeyboardInterrupt:
+            # Trainings in progress were interrupted as well, and have saved their states; the others do not begin.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def wanting(grid: Grid, work: Path, records: Path) -> list[Training]:
@@ -297,6 +302,8 @@ def main() -> None:
             write_page(asked.folder)
     except MimzooError as error:
         failures = [str(error)]
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; the same command goes on from here") from None
     for failure in failures:
         print(failure, file=sys.stderr)
     raise SystemExit(1 if failures else 0)
