@@ -119,7 +119,8 @@ def _keys_at(model: type[Block], path: tuple[int | str, ...]) -> list[str]:
     node: dict[str, Any] = schema
     for part in path:
         options = [_follow(schema, option) for option in [node, *node.get("anyOf", []), *node.get("oneOf", [])]]
-        node = next((o["properties"][part] for o in options if part in o.get("properties", {})), node)
+        listed = next((o["items"] for o in options if isinstance(part, int) and "items" in o), node)
+        node = next((o["properties"][part] for o in options if part in o.get("properties", {})), listed)
         node = _follow(schema, node)
     found = [_follow(schema, o) for o in [node, *node.get("anyOf", []), *node.get("oneOf", [])]]
     return sorted({key for option in found for key in option.get("properties", {})})

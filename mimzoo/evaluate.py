@@ -11,6 +11,7 @@ import numpy as np
 from mimzoo.answers import Told
 from mimzoo.blocks import Metric
 from mimzoo.cards import Card, is_folder_reference, update_card, write_card
+from mimzoo.data.cases import Dataset
 from mimzoo.errors import CardError
 from mimzoo.figures import draw_overlays
 from mimzoo.files import replacing
@@ -19,7 +20,7 @@ from mimzoo.inference import answer_with
 from mimzoo.masks import LabelMap, RegionMap
 from mimzoo.metrics import Paired, compare_paired
 from mimzoo.models import load_card
-from mimzoo.protocols import recipe_of, task_dataset
+from mimzoo.protocols import recipe_of, task_dataset, use_of
 from mimzoo.report import report_run
 from mimzoo.scoring import Result, Row, Scored, answer_cases, case_values, score_row, summarise_cases, summary_values
 from mimzoo.tasks import Task
@@ -58,7 +59,7 @@ def evaluate(
     for row in answer_cases(answering, cases, dataset, card, progress):
         scored[row.name] = score_row(row, task, scoring)
         shown = [*shown, row][:OVERLAYS]
-    protocol = _protocol(card, split, len(cases))
+    protocol = _protocol(card, dataset, split)
     result = Evaluation(card.name, dataset.name, split, protocol, scored, summarise_cases(scored, task))
     folder = out or default_folder(reference, card)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,12 +76,11 @@ def default_folder(reference: str | Path, card: Card) -> Path:
     return Path(reference) if is_folder_reference(reference) else Path("runs") / card.name
 
 
-def _protocol(card: Card, split: str, count: int) -> str:
+def _protocol(card: Card, dataset: Dataset, split: str) -> str:
     recipe, task = recipe_of(card), card.block.task
-    used = "selected" if split == "validation" else "trained"
     part = f"fold {recipe.fold.fold} of {recipe.fold.folds}" if recipe.fold else f"{split} split"
     where = "" if task.of_scan else "scan's own grid, background excluded, "
-    return f"{part}, n={count}, {where}the weights were {used} on these cases"
+    return f"{part}, n={len(dataset.cases(split))}, {where}{use_of(card, dataset, split)}"
 
 
 def draw_rows(path: Path, rows: Sequence[Row], task: Task) -> None:

@@ -20,7 +20,7 @@ from mimzoo.losses import task_loss
 from mimzoo.metrics import Summary
 from mimzoo.models import Scaled, TaskModel, build_model
 from mimzoo.processes import company, in_turn, is_main, join, meeting, share_out
-from mimzoo.protocols import recipe_of, training_dataset, truths
+from mimzoo.protocols import recipe_of, training_dataset, truths, write_split
 from mimzoo.recipes import Scoring
 from mimzoo.report import report_run, settings
 from mimzoo.runs import begin_run, keep_weights
@@ -62,6 +62,8 @@ def finetune(
     store = in_turn(lambda: prepare_cases(card, dataset, progress), machine.is_local_main_process)
     # Who comes later finds the run begun.
     run = in_turn(lambda: begin_run(card, folder, resume or not is_main(), "finetune"), is_main())
+    if is_main():
+        write_split(dataset, folder)
     task = card.block.task
     job = Job(
         folder=folder,

@@ -63,13 +63,13 @@ def fold_assignment(text: str) -> str:
 
 
 def split_assignment(path: Path) -> str:
-    """Return the assignment for the split in a JSON file; DataError for a file of another kind."""
+    """Return the assignment for the split in a JSON file, such as a run's own; DataError for a file of another kind."""
     try:
         split = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise DataError(f"{path}: is not valid JSON ({error})") from None
-    if not isinstance(split, dict) or set(split) != {"training", "validation"}:
+    if not isinstance(split, dict) or set(split) - {"data"} != {"training", "validation"}:
         raise DataError(f'{path}: must be {{"training": [case ids], "validation": [case ids]}}')
-    return f"finetuning.split={json.dumps(split)}"
+    return f"finetuning.split={json.dumps({part: split[part] for part in ('training', 'validation')})}"

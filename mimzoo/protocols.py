@@ -1,5 +1,6 @@
 """Which cases a recipe trains and validates on, checked against its task before anything is prepared."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,12 @@ from mimzoo.data.reading import pick_channels
 from mimzoo.data.splits import few_labels, fixed_split, label_fraction, take_fold
 from mimzoo.data.tables import check_targets, target_of
 from mimzoo.errors import CardError, DataError
+from mimzoo.files import replacing
 from mimzoo.recipes import Finetuning
 from mimzoo.tasks import Task
+
+# What a run was trained and selected on, beside its card, as `mimzoo finetune --split` takes it.
+SPLIT = "split.json"
 
 
 def recipe_of(card: Card) -> Finetuning:
@@ -110,3 +115,33 @@ def truths(dataset: Dataset, task: Task) -> Mapping[str, float]:
     column, classes = task.target.column, task.target.classes
     texts = {case.id: target_of(dataset, case, column) for part in LABELLED for case in getattr(dataset, part)}
     return {name: float(classes.index(text)) if classes else float(text) for name, text in texts.items()}
+
+
+def write_split(dataset: Dataset, folder: Path) -> None:
+    """Write which cases a run trains on and which select its weights, by id, into its folder."""
+    ids = {part: [case.id for case in getattr(dataset, part)] for part in LABELLED}
+    with replacing(folder / SPLIT) as temporary:
+        temporary.write_text(json.dumps({"data": dataset.name, **ids}, indent=1) + "\n", encoding="utf-8")
+
+
+def use_of(card: Card, dataset: Dataset, split: str) -> str:
+    """Return what the cases of a split were to the training of a card: the run's own record decides where it has one.
+
+    Without one, cases are taken to be those that the recipe was trained on. Raises DataError for a damaged record.
+    """
+    path = card.file(SPLIT)
+    if path is None:
+        return f"the weights were {'selected' if split == 'validation' else 'trained'} on these cases"
+    try:
+        used = json.loads(path.read_text(encoding="utf-8"))
+        same, trained, selected = used["data"] == dataset.name, {*used["training"]}, {*used["validation"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: says not which cases were used ({error!r}); remove it") from None
+    cases = {case.id for case in dataset.cases(split)}
+    counts = {"trained": len(cases & trained) * same, "selected": len(cases & selected) * same}
+    for verb, count in counts.items():
+        if count and count == len(cases):
+            return f"the weights were {verb} on these cases"
+    if not any(counts.values()):
+        return "the weights were neither trained nor selected on these cases"
+    return f"the weights were trained on {counts['trained']} and selected on {counts['selected']} of these cases"

@@ -10,11 +10,12 @@ import pytest
 from generated import write_tumours, write_ventricles
 from scans import make_dataset, save
 
-from mimzoo.cards import find_card, override
+from mimzoo.cards import find_card, override, read_card, write_card
 from mimzoo.data.layouts import convert
 from mimzoo.data.store import prepare_dataset
 from mimzoo.errors import CardError, DataError
-from mimzoo.protocols import recipe_of, task_dataset, training_dataset, truths
+from mimzoo.options import split_assignment
+from mimzoo.protocols import recipe_of, task_dataset, training_dataset, truths, use_of, write_split
 
 BOXES = ["labels={1: Left, 2: Right}", "input.channels=[MR]", "finetuning.start=null"]
 
@@ -167,3 +168,60 @@ def test_labels_outside_the_table_are_refused_while_preparing(tmp_path):
     card = boxes()
     with pytest.raises(DataError, match=r"case_000: .*label value\(s\) \[7\] are not among \[0, 1, 2\]"):
         prepare_dataset(training_dataset(card, folder), card.block.input, card.block.labels, tmp_path / "store")
+
+
+# --- what cases were to a training ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function from assignments to the card of a run, with what it was trained and selected on, and the data."""
+    data = make_dataset(tmp_path / "data")
+
+    def begin(*changes):
+        write_card(boxes(*changes), tmp_path / "run")
+        write_split(training_dataset(boxes(*changes), data), tmp_path / "run")
+        return read_card(tmp_path / "run"), data
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("changes", "split", "sentence"),
+    [
+        ([], "validation", "the weights were selected on these cases"),
+        ([], "training", "the weights were trained on these cases"),
+        (["finetuning.labelled=1"], "training", "the weights were trained on 1 and selected on 0 of these cases"),
+        (
+            ["finetuning.split={training: [case_001], validation: [case_002]}"],
+            "validation",
+            "the weights were neither trained nor selected on these cases",
+        ),
+        (
+            ["finetuning.split={training: [case_001], validation: [case_002]}"],
+            "training",
+            "the weights were trained on 1 and selected on 1 of these cases",
+        ),
+    ],
+)
+def test_a_run_tells_what_cases_were_to_its_training(run, changes, split, sentence):
+    card, data = run(*changes)
+    assert use_of(card, task_dataset(boxes(), data), split) == sentence
+
+
+def test_cases_of_equal_names_in_other_data_were_not_trained_on(run, tmp_path):
+    card, _ = run()
+    other = edited(make_dataset(tmp_path / "other"), lambda table: table.update(name="Others"))
+    assert "neither trained nor selected" in use_of(card, task_dataset(boxes(), other), "training")
+
+
+def test_without_a_record_of_its_own_a_card_goes_by_its_recipe(run):
+    card, data = run()
+    card.file("split.json").unlink()
+    assert use_of(card, task_dataset(boxes(), data), "training") == "the weights were trained on these cases"
+
+
+def test_the_split_of_a_run_serves_another_one(run):
+    card, data = run("finetuning.labelled=2")
+    again = boxes(split_assignment(card.file("split.json")))
+    assert ids(training_dataset(again, data).training) == json.loads(card.file("split.json").read_text())["training"]
