@@ -239,7 +239,9 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "broken", "sentence"), OTHERS, ids=lambda value: str(value)[-20:])
+@pytest.mark.parametrize(
+    ("kind", "name", "broken", "sentence"), OTHERS, ids=lambda value: getattr(value, "__name__", str(value)[-20:])
+)
 def test_a_broken_component_of_another_kind_is_noticed(monkeypatch, kind, name, broken, sentence):
     spec, load = find(kind, name), Spec.load
     monkeypatch.setattr(Spec, "load", lambda asked: broken if asked == spec else load(asked))

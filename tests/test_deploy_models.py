@@ -180,7 +180,7 @@ OPENERS = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "wrong"), [(k, o) for k in OPENERS for o in (*{v[1] for v in OPENERS.values()}, Deployed)]
+    ("kind", "wrong"), [(k, o) for k in OPENERS for o in (*dict.fromkeys(v[1] for v in OPENERS.values()), Deployed)]
 )
 def test_a_model_of_another_kind_is_refused_with_the_name_of_the_right_opener(tmp_path, kind, wrong):
     make, right = OPENERS[kind]
