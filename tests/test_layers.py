@@ -22,7 +22,6 @@ LAYERS = [
         "masks",
         "volume",
         "sliding",
-        "sweep",
         "answers",
     },
     {"endpoint", "hub", "publish", "stored", "deploy", "listing", "markup", "results", "sessions"},
