@@ -104,8 +104,9 @@ def _source(path: Path) -> Any:
 
     A file is opened anew each time (0.2 ms), so that nothing is shared with the processes of a loader.
     """
-    held = _held.get(str(path))
-    if held is not None and held[0] == _state_of(path):
+    # Taken before the file is opened, so that one that is replaced meanwhile is read again.
+    held, state = _held.get(str(path)), _state_of(path)
+    if held is not None and held[0] == state:
         return held[1]
     packed = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
     if not isinstance(packed, blosc2.NDArray):
@@ -116,7 +117,7 @@ def _source(path: Path) -> Any:
     if packed.nbytes > room or not _is_sound(path, packed, everything):
         return packed
     whole: NDArray[Any] = packed[everything]
-    _held[str(path)] = (_state_of(path), whole)
+    _held[str(path)] = (state, whole)
     return whole
 
 
