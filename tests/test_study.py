@@ -195,5 +195,11 @@ def test_a_plot_that_the_records_do_not_give_fails_the_check(folder, page):
     assert differences(folder) == [f"{folder / 'grid.png'}: is not the plot that the records give"]
 
 
+def test_a_record_that_no_grid_asks_for_fails_the_check(folder, page):
+    stray = folder / "records" / "finetune-000000000000.json"
+    stray.write_text(next((folder / "records").glob("finetune-*.json")).read_text())
+    assert differences(folder) == [f"{stray}: no grid asks for this run any more; remove it"]
+
+
 def test_the_page_of_the_project_is_what_its_records_give():
     assert differences(FOLDER) == []

@@ -270,7 +270,7 @@ def write_page(folder: Path) -> None:
 
 
 def differences(folder: Path) -> list[str]:
-    """Return in what a page and its plots differ from what the records give."""
+    """Return in what a page and its plots differ from what the records give, and which records no grid asks for."""
     page = folder.with_suffix(".md")
     with tempfile.TemporaryDirectory() as made:
         fresh, there = page_of(folder, Path(made)), page.read_text(encoding="utf-8")
@@ -283,4 +283,6 @@ def differences(folder: Path) -> list[str]:
             shown = folder / plot.name
             if not shown.is_file() or shown.read_bytes() != plot.read_bytes():
                 found.append(f"{shown}: is not the plot that the records give")
-    return found
+    wanted = {one.name for path in folder.glob("*.toml") for one in trainings(read_grid(path))}
+    strays = sorted(path for path in (folder / "records").glob("*.json") if path.stem not in wanted)
+    return [*found, *(f"{path}: no grid asks for this run any more; remove it" for path in strays)]
