@@ -19,19 +19,19 @@ from torch import nn
 from mimzoo.blocks import Artefact
 from mimzoo.cards import Card, is_folder_reference, update_card, write_card
 from mimzoo.deploy import Metadata, Scan
+from mimzoo.deploy.agreement import clear_disagreements
 from mimzoo.errors import CardError, ExportError
 from mimzoo.files import replacing
 from mimzoo.hub import find_model
 from mimzoo.models import load_card
 from mimzoo.phantoms import make_phantom
-from mimzoo.recipes import Size
 from mimzoo.sliding import slide, slide_regions, slide_scan
+from mimzoo.sweep import Sweep
 from mimzoo.tasks import Task
 from mimzoo.volume import Grid, Volume, prepare, read_scan
 
 OPSET = 20
 DICE_AT_LEAST = 0.999
-CLEAR_MARGIN = 0.05
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -190,8 +190,8 @@ def _exact_predictor(model: nn.Module) -> Predict:
 
 def parity(name: str, exported: Predict, exact: Predict, voxels: NDArray[np.float32], card: Card) -> Parity:
     """Return how two predictors agree: their outputs window by window, and their masks over the whole volume."""
-    roi, task = card.block.input.crop, card.block.task
-    overlap = card.block.finetuning.overlap if card.block.finetuning else 0.5
+    task = card.block.task
+    sweep = Sweep(card.block.input.crop, card.block.finetuning.overlap if card.block.finetuning else 0.5)
     differences, unclear = [], []
 
     def both(windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -201,38 +201,20 @@ def parity(name: str, exported: Predict, exact: Predict, voxels: NDArray[np.floa
         return theirs.astype(np.float32)
 
     if task.of_scan:
-        slide_scan(both, voxels, roi, overlap)
+        slide_scan(both, voxels, sweep)
         return Parity(name, max(differences), None, sum(unclear))
-    masks = [_masks(predict, voxels, roi, overlap, task) for predict in (exported, both)]
+    masks = [_masks(predict, voxels, sweep, task) for predict in (exported, both)]
     lowest = min(dice(ours, theirs) for ours, theirs in zip(*masks, strict=True))
     return Parity(name, max(differences), lowest, sum(unclear))
 
 
-def _masks(
-    predict: Predict, voxels: NDArray[np.float32], roi: Size, overlap: float, task: Task
-) -> list[NDArray[np.bool_]]:
+def _masks(predict: Predict, voxels: NDArray[np.float32], sweep: Sweep, task: Task) -> list[NDArray[np.bool_]]:
     """Return a mask (X, Y, Z) for each output, the background included."""
     count = len(task.outputs)
     if task.kind == "regions":
-        return [mask != 0 for mask in slide_regions(predict, voxels, roi, overlap, count)]
-    labels = slide(predict, voxels, roi, overlap, count)
+        return [mask != 0 for mask in slide_regions(predict, voxels, sweep, count)]
+    labels = slide(predict, voxels, sweep, count)
     return [labels == value for value in range(count)]
-
-
-def clear_disagreements(ours: NDArray[np.float32], exact: NDArray[np.float32], task: Task) -> int:
-    """Return how many answers differ although the exact outputs (B, K, ...) leave a clear margin.
-
-    Clear means, for classes, that the best two differ by more than 5 % of the standard deviation of all outputs; for
-    regions, that the logit is that far from 0. A value differs where it is off by more than 5 % of its magnitude.
-    """
-    if task.kind == "value":
-        return int((np.abs(ours - exact) > CLEAR_MARGIN * np.abs(exact)).sum())
-    least = CLEAR_MARGIN * exact.std()
-    if task.kind == "regions":
-        return int(((np.abs(exact) > least) & ((ours > 0) != (exact > 0))).sum())
-    ranked = np.sort(exact, axis=1)
-    clear = ranked[:, -1] - ranked[:, -2] > least
-    return int((clear & (ours.argmax(1) != exact.argmax(1))).sum())
 
 
 def dice(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:

@@ -77,6 +77,16 @@ def read_voxels(path: Path, channels: int, held: Held = as_they_come) -> tuple[A
         raise ScanError(f"{path}: the file cannot be read ({_reason(error)}); it may be damaged") from error
 
 
+def read_grid(path: Path, channels: int) -> Grid:
+    """Return the grid of a file, of which only the header is read; errors as `read_voxels`'."""
+    try:
+        with _open(path) as stream:
+            header = _header(path, stream)
+            return _grid(path, header, _shape(path, header, channels))
+    except DAMAGE as error:
+        raise ScanError(f"{path}: the file cannot be read ({_reason(error)}); it may be damaged") from error
+
+
 def read_comments(path: Path) -> list[str]:
     """Return the texts of the comment extensions of a readable NIfTI file; damaged ones are left out."""
     found: list[str] = []

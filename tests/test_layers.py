@@ -22,6 +22,7 @@ LAYERS = [
         "masks",
         "volume",
         "sliding",
+        "sweep",
         "answers",
     },
     {"endpoint", "hub", "publish", "stored", "deploy", "listing", "markup", "results", "sessions"},

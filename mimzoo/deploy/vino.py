@@ -1,0 +1,69 @@
+"""Graphs run by OpenVINO: the fastest engine on processors, and the one that computes in bfloat16."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimzoo.deploy.choice import VOLUME, Choice, EngineName, Precision, Unavailable
+from mimzoo.grids import Floats
+
+DEVICE = "CPU"
+# By precision: what OpenVINO calls it, and the capability that a processor must have for it.
+PRECISIONS: dict[Precision, tuple[str, str]] = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16")}
+
+
+class VinoEngine:
+    """A graph compiled for this processor; Unavailable without OpenVINO, or where the precision cannot be had."""
+
+    name: EngineName = "openvino"
+
+    def __init__(self, model: Path, choice: Choice) -> None:
+        openvino = _openvino()
+        core = openvino.Core()
+        hint, capability = PRECISIONS[choice.precision]
+        if capability not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
+            raise Unavailable(f"this processor does not compute in {choice.precision}")
+        graph = core.read_model(model)
+        # Windows go one by one, which batches are no faster than; a graph of one fixed shape is (Swin UNETR: 12 %).
+        graph.reshape({VOLUME: [1, *graph.input(VOLUME).partial_shape[1:]]})
+        compiled = core.compile_model(graph, DEVICE, _settings(choice, hint))
+        # Left alone, OpenVINO takes bfloat16 where it can; what it computes in must not go unnoticed.
+        given = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if given != hint:
+            raise Unavailable(f"OpenVINO computes in {given} where {choice.precision} was asked for")
+        self.request = compiled.create_infer_request()
+        threads = compiled.get_property("INFERENCE_NUM_THREADS")
+        version = openvino.__version__.split("-")[0]
+        self.about = f"OpenVINO {version}, {threads} thread(s), {choice.precision}"
+
+    def run(self, windows: Floats) -> NDArray[Any]:
+        """Return the logits of windows."""
+        return np.stack([self._run(window[None]) for window in windows])
+
+    def _run(self, window: Floats) -> NDArray[Any]:
+        # The request's own memory is overwritten by the next run.
+        return np.array(self.request.infer([np.ascontiguousarray(window)], share_inputs=True, share_outputs=True)[0][0])
+
+
+def _openvino() -> Any:
+    """Return the module, without the package by which importing it would report its use to the makers."""
+    known = "openvino_telemetry" in sys.modules
+    if not known:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        import openvino
+    except ImportError as error:
+        raise Unavailable("it is not installed; pip install 'mimzoo[deploy-openvino]'") from error
+    finally:
+        if not known:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def _settings(choice: Choice, hint: str) -> dict[str, Any]:
+    # Pinned threads of two processes would share one core and leave the other idle.
+    found = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+    return found if choice.threads is None else {**found, "INFERENCE_NUM_THREADS": choice.threads}

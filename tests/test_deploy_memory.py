@@ -1,0 +1,131 @@
+"""Memory told before it is taken: enough for what is taken then, and refused where there is not as much."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from thresholds import an_input, counted, linear_graph, metadata, noise, save_model, save_scan
+
+from mimzoo.deploy import Manner, Segmenter, memory, segment_files
+from mimzoo.deploy.memory import fitting, memory_bytes, needed_bytes
+from mimzoo.errors import MimzooError, ScanError
+from mimzoo.grids import Grid
+from mimzoo.sweep import Sweep
+from mimzoo.tasks import Target, make_task
+
+LABELLED = make_task({n: f"organ {n}" for n in range(1, 14)}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4GB", 4 * 10**9), ("800 mb", 8 * 10**8), ("1.5GB", 1_500_000_000), ("7B", 7)]
+)
+def test_memory_is_read_as_people_write_it(text, expected):
+    assert memory_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["4", "GB", "-1GB", "4 GiB", "much"])
+def test_what_is_no_memory_is_refused(text):
+    with pytest.raises(MimzooError, match="is no amount of memory; write it as 4GB"):
+        memory_bytes(text)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from mimzoo.answers import answer
+from mimzoo.deploy.memory import needed_bytes
+from mimzoo.grids import Grid
+from mimzoo.recipes import Input, WindowHU
+from mimzoo.sweep import Sweep
+from mimzoo.tasks import make_task
+from mimzoo.volume import Volume, prepare
+
+def memory(key):
+    return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
+
+window = WindowHU(mode="window_hu", window_hu=(0, 1000))
+input = Input(channels=("CT",), spacing_mm=(1, 1, 1), intensity=window, crop=(32, 32, 32))
+task = make_task({n: f"organ {n}" for n in range(1, 14)}, None, None)
+grid = Grid((160, 128, 128), np.diag([1.2, 1, 1, 1]))
+sweep = Sweep((32, 32, 32), 0.5)
+predict = lambda windows: np.repeat(windows, 14, 1)
+# one turn first, so that what Python and its packages take once is not counted
+small = Volume(np.random.default_rng(0).random((1, 40, 40, 40), np.float32), Grid((40, 40, 40), np.eye(4)))
+answer(task, predict, prepare(small, input), sweep)
+Path("/proc/self/clear_refs").write_text("5")
+before = memory("VmRSS")
+volume = Volume(np.random.default_rng(0).random((1, *grid.shape), np.float32), grid)
+answer(task, predict, prepare(volume, input), sweep)
+print(memory("VmHWM") - before, needed_bytes(grid, input, task, sweep))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_a_scan_takes_what_was_told():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    taken, told = map(int, done.stdout.split())
+    # temporaries of resampling and deciding come on top
+    assert 0.5 * told < taken < 1.15 * told + 20e6
+
+
+def test_more_outputs_regions_and_channels_need_more():
+    grid, sweep = Grid((64, 64, 64), np.eye(4)), Sweep((16, 16, 12), 0.5)
+    few = make_task({1: "a"}, None, None)
+    regions = make_task({1: "a", 2: "b"}, {"A": ("a",), "B": ("b",)}, None)
+    needs = [needed_bytes(grid, an_input(), task, sweep) for task in (few, regions, LABELLED)]
+    assert needs == sorted(needs)
+    two = an_input(channels=("T1", "T2"))
+    assert needed_bytes(grid, two, few, sweep) > needs[0]
+    told = make_task(None, None, Target(column="age"))
+    assert needed_bytes(grid, an_input(), told, sweep) < needs[0]
+
+
+def test_a_sweep_that_fits_stays_as_it_is_and_others_are_found():
+    grid = Grid((32, 32, 320), np.eye(4))
+    sweep = Sweep((16, 16, 12), 0.5, batch=8)
+    need = needed_bytes(grid, an_input(), LABELLED, sweep)
+    assert fitting("a", grid, an_input(), LABELLED, sweep, need) == (sweep, need)
+    smaller, less = fitting("a", grid, an_input(), LABELLED, sweep, need - 1)
+    assert smaller == Sweep((16, 16, 12), 0.5) and less < need
+    turned, least = fitting("a", grid, an_input(), LABELLED, sweep, less - 1)
+    assert turned == Sweep((16, 16, 12), 0.5, axis=2) and least < less
+    with pytest.raises(ScanError, match=r"a: needs 0\.\d\d GB of memory beside the network, 0\.00 GB are left"):
+        fitting("a", grid, an_input(), LABELLED, sweep, least - 1 - least)
+
+
+def test_a_scan_that_would_not_fit_is_refused_before_its_voxels_are_read(tmp_path, monkeypatch):
+    model = save_model(tmp_path / "m.onnx")
+    scan = save_scan(tmp_path / "a.nii", noise((400, 60, 60)))
+    scan.write_bytes(scan.read_bytes()[:1000])
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
+    with pytest.raises(ScanError, match=r"a\.nii: needs .* GB of memory beside the network, 0\.00 GB are left"):
+        Segmenter(model)(scan)
+
+
+def test_the_mask_is_the_same_whatever_memory_there_is(tmp_path):
+    scan, model = save_scan(tmp_path / "a.nii", noise((20, 18, 40))), save_model(tmp_path / "m.onnx")
+    segment = Segmenter(model, manner=Manner(batch=4, skip_background=True, overlap=0.25))
+    assert segment.overlap == 0.25 and segment.plan(scan)[0].batch == 4
+    np.testing.assert_array_equal(segment(scan).voxels, counted(noise((20, 18, 40)) / 1000))
+
+
+def test_what_runs_a_model_and_what_a_scan_will_take_is_said(tmp_path):
+    scan, model = save_scan(tmp_path / "a.nii", noise()), save_model(tmp_path / "m.onnx")
+    said = []
+    segment_files(model, [scan], tmp_path / "out", manner=Manner(memory_bytes=10**12), note=said.append)
+    assert said[0].startswith("run by ") and "tensorrt: " in said[0]
+    assert said[1].startswith("a.nii: at most 0.00 GB of memory beside the network")
+
+
+def test_a_constant_part_of_a_scan_is_background_where_it_is_skipped(tmp_path):
+    voxels = np.zeros((48, 16, 12), np.int16)
+    voxels[:16] = noise((16, 16, 12))
+    about = metadata(labels={1: "All"})
+    # a model that sees label 1 everywhere
+    model = save_model(tmp_path / "m.onnx", about, graph=linear_graph([[0], [0]], [0, 1]))
+    scan = save_scan(tmp_path / "a.nii", voxels)
+    assert Segmenter(model)(scan).voxels.all()
+    drawn = Segmenter(model, manner=Manner(skip_background=True))(scan).voxels
+    assert drawn[:16].all() and not drawn[24:].any()
