@@ -268,27 +268,17 @@ def agreement(ours: Masks, theirs: Masks) -> str:
 
 
 def print_table(network: str, taken: Mapping[str, dict[str, float]], work: Path, scan: Path) -> None:
-    bases = [name for name in ("monai", "monai-tuned", "monai-bf16", "loop") if name in taken]
+    bases, first = [name for name in taken if not name.startswith("mimzoo")], next(iter(taken))
     ratios = " | ".join(f"as fast as `{name}`" for name in bases)
-    print(
-        f"| way | s | {ratios} | CPU s | peak, GB | over the network, MB | Dice with `{next(iter(taken))}` | ready, s |"
-    )
+    print(f"| way | s | {ratios} | CPU s | peak, GB | over the network, MB | Dice with `{first}` | ready, s |")
     print("|---" * (7 + len(bases)) + "|")
-    first = np.load(labels_of(work, network, scan, next(iter(taken))))
+    theirs = np.load(labels_of(work, network, scan, first))
     for name, found in taken.items():
         faster = [f"{taken[base]['seconds'] / found['seconds']:.2f}" for base in bases]
         dice = agreement(np.load(labels_of(work, network, scan, name)), theirs)
-        whole, cpu = f"{found['seconds']:.1f}", f"{found['cpu_seconds']:.1f}"
         memory = f"{found['peak'] / 1e9:.2f} | {found['over'] / 1e6:.0f}"
-        cells = [
-            f"{found['seconds']:.1f}",
-            *faster,
-            f"{found['cpu_seconds']:.1f}",
-            memory,
-            dice,
-            f"{found['ready']:.1f}",
-        ]
-        print(f"| `{name}` | {' | '.join(cells)} |")
+        cells = [f"{found['seconds']:.1f}", *faster, f"{found['cpu_seconds']:.1f}", memory, dice]
+        print(f"| `{name}` | {' | '.join(cells)} | {found['ready']:.1f} |")
 
 
 def machine(threads: int) -> str:
