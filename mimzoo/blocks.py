@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from mimzoo.recipes import Block, Component, Finetuning, Input, Labels, Pretraining
+from mimzoo.recipes import Block, Component, Finetuning, GraphPrecision, Input, Labels, Pretraining, Size
 from mimzoo.tasks import Regions, Target, Task, make_task
 
 # What a card may name by its content, and the file beside the card that has it.
@@ -36,6 +36,33 @@ class Artefact(Block):
     bytes: Annotated[int, Field(ge=1)]
     repo: Repo | None = None
     tag: Tag | None = None
+
+
+class Parity(Block):
+    """How an exported graph agrees with the float64 original on one volume.
+
+    `differing` counts the voxels, or the windows of a model that tells of whole scans, that are answered otherwise
+    although the original leaves a clear margin; `lowest_dice` is None where no masks are drawn.
+    """
+
+    volume: str
+    largest_difference: float
+    lowest_dice: float | None = None
+    differing: int
+
+    def __str__(self) -> str:
+        said = f"{self.volume}: outputs differ by at most {self.largest_difference:.1e}"
+        if self.lowest_dice is None:
+            return f"{said}, {self.differing} clear windows differ"
+        return f"{said}, lowest Dice {self.lowest_dice:.5f}, {self.differing} clear voxels differ"
+
+
+class Exported(Artefact):
+    """An exported graph: what it computes in, its window where that is not the card's crop, and its parity."""
+
+    precision: GraphPrecision = "float32"
+    roi: Size | None = None
+    parity: tuple[Parity, ...] = ()
 
 
 class Licence(Block):
@@ -86,7 +113,7 @@ class CardBlock(Block):
     target: Target | None = None
     weights: Artefact | None = None
     pretraining_weights: Artefact | None = None
-    onnx: Artefact | None = None
+    onnx: Exported | None = None
     licence: Licence
     origin: Origin | None = None
     command: str | None = None

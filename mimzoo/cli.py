@@ -255,11 +255,19 @@ def export(
         Path | None, typer.Option("-o", "--out", help="The ONNX file; by default model.onnx beside the card.")
     ] = None,
     scan: Annotated[Path | None, typer.Option(help="A real scan on which the graph must agree with the model.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Scans: of validation to agree on, of training to calibrate int8.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32; float16 for CUDA and TensorRT; or int8.")] = "float32",
+    roi: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="The window in voxels, X Y Z; by default the card's crop.")
+    ] = None,
 ) -> None:
     """Export a model as one ONNX file that holds all deployment needs, checked against the original."""
     from mimzoo.export import export as run
+    from mimzoo.export import make_form
 
-    path, parities = run(model, out, scan)
+    path, parities = run(model, out, scan, make_form(precision, roi), data)
     for parity in parities:
         print(parity)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -11,6 +11,8 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive, Positive]
 Spacing = tuple[Rate, Rate, Rate]
+# What an exported graph computes in.
+GraphPrecision = Literal["float32", "float16", "int8"]
 
 
 class Block(BaseModel):

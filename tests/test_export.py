@@ -11,7 +11,7 @@ from mimzoo.cards import override, read_card
 from mimzoo.data.datasets import read_dataset
 from mimzoo.deploy import Segmenter
 from mimzoo.errors import CardError, ExportError
-from mimzoo.export import Parity, clear_disagreements, dice, export, parity
+from mimzoo.export import export
 from mimzoo.finetune import finetune
 from mimzoo.inference import answer_with, numpy_predictor
 from mimzoo.models import load

@@ -65,6 +65,8 @@ LAYERS = [
         "evaluate",
         "scoreboard",
         "export",
+        "parity",
+        "precisions",
         "embed",
         "probe",
         "demo",
