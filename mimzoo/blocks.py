@@ -21,6 +21,8 @@ Repo = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][
 Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*(\.[\w-]+)*$")]
 FileName = Annotated[str, Field(pattern=r"^[^/\\\x00]+$")]
 Text = Annotated[str, Field(min_length=1)]
+# The Dice with the masks of its model that a graph must have on every volume; in float16 near ties fall either way.
+LEAST_DICE: dict[GraphPrecision, float] = {"float32": 0.999, "float16": 0.995, "int8": 0.99}
 PIPELINES = {
     "encoder": "image-feature-extraction",
     "segmenter": "image-segmentation",
@@ -49,6 +51,15 @@ class Parity(Block):
     largest_difference: float
     lowest_dice: float | None = None
     differing: int
+
+    def holds(self, precision: GraphPrecision = "float32") -> bool:
+        """Return whether every mask agrees, and nothing with a clear margin is answered otherwise.
+
+        Of a graph in int8 the masks decide alone, where there are any.
+        """
+        if self.lowest_dice is None:
+            return self.differing == 0
+        return self.lowest_dice >= LEAST_DICE[precision] and (self.differing == 0 or precision == "int8")
 
     def __str__(self) -> str:
         said = f"{self.volume}: outputs differ by at most {self.largest_difference:.1e}"

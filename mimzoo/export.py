@@ -4,8 +4,6 @@ import copy
 import hashlib
 import io
 import json
-import logging
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +13,19 @@ import onnx
 import torch
 from torch import nn
 
-from mimzoo.blocks import Exported, Parity
+from mimzoo.blocks import LEAST_DICE, Exported, Parity
 from mimzoo.cards import Card, is_folder_reference, update_card, write_card
 from mimzoo.data.cases import SPLITS, Case
 from mimzoo.data.datasets import read_dataset
-from mimzoo.deploy import LOGITS, MODEL_FILE, VOLUME, Metadata, Scan
+from mimzoo.deploy import MODEL_FILE, Metadata, Scan
 from mimzoo.errors import CardError, ExportError, UnknownNameError, suggest
 from mimzoo.files import replacing
+from mimzoo.graphs import Halved, calibration_windows, graph_of, quantise
 from mimzoo.hub import find_model
 from mimzoo.models import load_card
-from mimzoo.parity import LEAST_DICE, compare, holds, phantom_for
-from mimzoo.precisions import Halved, calibration_windows, quantise
+from mimzoo.parity import compare, phantom_for
 from mimzoo.recipes import GraphPrecision, Input, Size
-from mimzoo.tokens import sized
 
-OPSET = 20
 DESCRIPTION = "segmenter.json"
 # Of a data set, how many scans int8 is calibrated on and judged on; in float32 and float16 one is enough.
 CALIBRATED, JUDGED = 8, 3
@@ -101,9 +97,7 @@ def export(
         raise CardError(f"{card.name} is an encoder; export a model with a task, see `mimzoo list`")
     scans = choose_scans(scan, data, form.precision)
     if form.precision == "int8" and not (scans.judged and scans.calibrated):
-        raise ExportError(
-            "int8 is calibrated on scans and judged on others; name a data set of two or more with --data"
-        )
+        raise ExportError("int8 is calibrated on some scans and judged on others; name a data set with --data")
     model = load_card(card, crop=form.roi)
     path = out or default_path(reference, card)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +105,7 @@ def export(
     phantom = () if form.precision == "int8" else (phantom_for(model.input),)
     parities = list(compare(model, content, card, model.input, [*phantom, *scans.judged]))
     for parity in parities:
-        if not holds(parity, form.precision):
+        if not parity.holds(form.precision):
             said = f"the graph of {card.name}, exported in {form.precision}, is not its model: {parity}"
             raise ExportError(f"{said} (Dice must be {LEAST_DICE[form.precision]}); nothing was written")
     write_graph(path, content)
@@ -165,42 +159,6 @@ def onnx_bytes(model: nn.Module, card: Card, form: Form | None = None, calibrate
     buffer = io.BytesIO()
     onnx.save_model(graph, buffer)
     return buffer.getvalue()
-
-
-def graph_of(module: nn.Module, volume: torch.Tensor) -> onnx.ModelProto:
-    """Return the graph of a module for volumes (B, C, X, Y, Z) of this size, of which the number is free.
-
-    Raises ExportError where torch cannot export it.
-    """
-    with warnings.catch_warnings(), Quiet(logging.getLogger("torch.onnx")), Quiet(logging.getLogger("onnxscript")):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module,
-            (volume,),
-            input_names=[VOLUME],
-            output_names=[LOGITS],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError(f"torch could not export the model for {sized(volume.shape[2:])} voxels; try another head")
-    graph: onnx.ModelProto = program.model_proto
-    return graph
-
-
-class Quiet:
-    """A context in which a logger says nothing below errors: the exporter reports its own progress."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        self.logger, self.level = logger, logger.level
-
-    def __enter__(self) -> None:
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        self.logger.setLevel(self.level)
 
 
 def seen_input(card: Card, form: Form) -> Input:

@@ -17,27 +17,15 @@ from mimzoo.deploy.agreement import clear_disagreements
 from mimzoo.errors import ExportError
 from mimzoo.grids import Floats
 from mimzoo.phantoms import make_phantom
-from mimzoo.recipes import GraphPrecision, Input
+from mimzoo.recipes import Input
 from mimzoo.sliding import slide, slide_regions, slide_scan
 from mimzoo.sweep import Sweep
 from mimzoo.tasks import Task
 from mimzoo.volume import Grid, Volume, prepare, read_scan
 
-# By precision. In int8 a clear voxel may take another label, as long as the masks hold.
-LEAST_DICE: dict[GraphPrecision, float] = {"float32": 0.999, "float16": 0.999, "int8": 0.98}
 # Batches for which a graph is run before it is given away: a single window, several, and another number of them.
 BATCHES = (1, 2, 3)
 Predict = Callable[[Floats], NDArray[np.floating]]
-
-
-def holds(parity: Parity, precision: GraphPrecision = "float32") -> bool:
-    """Return whether every mask agrees, and nothing with a clear margin is answered otherwise.
-
-    The masks of a graph in int8 decide alone where there are any.
-    """
-    if parity.lowest_dice is None:
-        return parity.differing == 0
-    return parity.lowest_dice >= LEAST_DICE[precision] and (parity.differing == 0 or precision == "int8")
 
 
 def compare(model: nn.Module, content: bytes, card: Card, input: Input, scans: Iterable[Scan]) -> Iterator[Parity]:

@@ -66,7 +66,7 @@ LAYERS = [
         "scoreboard",
         "export",
         "parity",
-        "precisions",
+        "graphs",
         "embed",
         "probe",
         "demo",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimzoo.errors import ShapeError
-from mimzoo.export import graph_of
+from mimzoo.graphs import graph_of
 from mimzoo.models import build_encoder, build_head
 from mimzoo.phantoms import make_phantom
 from mimzoo.recipes import Component, ZScore

@@ -1,23 +1,66 @@
-"""Graphs in less than float32: in float16 for CUDA and TensorRT, and in calibrated int8."""
+"""Networks as ONNX graphs: in float32, in float16 for CUDA and TensorRT, in calibrated int8."""
 
+import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+import torch
 from onnxruntime import quantization
 from torch import Tensor, nn
 
 from mimzoo.deploy import LOGITS, VOLUME, Scan
+from mimzoo.errors import ExportError
 from mimzoo.grids import Floats, pad_to
 from mimzoo.recipes import Input
 from mimzoo.sweep import Layout, Sweep, places
+from mimzoo.tokens import sized
 from mimzoo.volume import Volume, prepare, read_scan
 
+OPSET = 20
 # What is computed in int8: layers with weights of their own. Norms, softmax and products of activations stay float32.
 LAYERS = ["Conv", "Gemm", "MatMul"]
 WINDOWS_PER_SCAN = 4
+
+
+def graph_of(module: nn.Module, volume: Tensor) -> onnx.ModelProto:
+    """Return the graph of a module for volumes (B, C, X, Y, Z) of this size, of which the number is free.
+
+    Raises ExportError where torch cannot export it.
+    """
+    with warnings.catch_warnings(), Quiet("torch.onnx"), Quiet("onnxscript"):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (volume,),
+            input_names=[VOLUME],
+            output_names=[LOGITS],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError(f"torch could not export the model for {sized(volume.shape[2:])} voxels; try another head")
+    graph: onnx.ModelProto = program.model_proto
+    return graph
+
+
+class Quiet:
+    """A context in which a logger says nothing below errors: exporters report their own progress."""
+
+    def __init__(self, name: str) -> None:
+        self.logger = logging.getLogger(name)
+        self.level = self.logger.level
+
+    def __enter__(self) -> None:
+        self.logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *error: object) -> None:
+        self.logger.setLevel(self.level)
 
 
 class Halved(nn.Module):
@@ -43,10 +86,12 @@ def quantise(graph: onnx.ModelProto, windows: Iterable[Floats]) -> onnx.ModelPro
     give the logits stay float32. Quantisation is written out as QuantizeLinear and DequantizeLinear (QDQ; Wu et al.
     2020, arXiv 2004.09602), which ONNX Runtime, OpenVINO and TensorRT make int8 layers of.
     """
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
+    with TemporaryDirectory() as folder, Quiet("root"):
+        # a graph that is given itself would be changed
+        whole, path = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        onnx.save_model(graph, whole)
         quantization.quantize_static(
-            graph,
+            whole,
             path,
             Windows(windows),
             op_types_to_quantize=LAYERS,
