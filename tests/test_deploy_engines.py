@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from thresholds import ROI, linear_graph, save_model, with_content
 
-from mimzoo.deploy import ENGINES, Choice
+from mimzoo.deploy import ENGINES, Choice, kept
 from mimzoo.deploy.engines import make_choice, open_engine
 from mimzoo.deploy.graph import Graph
 from mimzoo.errors import ExportError, MimzooError
@@ -22,6 +22,12 @@ def model(tmp_path):
     return save_model(tmp_path / "m.onnx", graph=linear_graph([[2], [3]], [-1, 4]))
 
 
+def run(engine, windows):
+    logits = np.empty((len(windows), 2, *ROI), np.float32)
+    engine.run(windows, logits)
+    return logits
+
+
 @pytest.mark.parametrize("name", HERE)
 def test_every_engine_gives_the_logits_of_its_windows(model, name):
     engine, _ = open_engine(model, Choice(name))
@@ -29,14 +35,14 @@ def test_every_engine_gives_the_logits_of_its_windows(model, name):
     for batch in (1, 3):
         windows = np.random.default_rng(batch).random((batch, 1, *ROI), np.float32)
         expected = np.concatenate([2 * windows - 1, 3 * windows + 4], 1)
-        np.testing.assert_allclose(engine.run(windows), expected, atol=1e-5)
+        np.testing.assert_allclose(run(engine, windows), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_what_an_engine_gave_stays_as_it_was(model, name):
     engine, _ = open_engine(model, Choice(name))
-    first = engine.run(np.zeros((1, 1, *ROI), np.float32))
-    engine.run(np.ones((1, 1, *ROI), np.float32))
+    first = run(engine, np.zeros((1, 1, *ROI), np.float32))
+    run(engine, np.ones((1, 1, *ROI), np.float32))
     assert (first[:, 0] == -1).all()
 
 
@@ -95,7 +101,7 @@ def test_bfloat16_is_computed_in_and_nothing_else_is(model):
     engine, _ = open_engine(model, Choice("openvino", precision="bfloat16"))
     windows = np.full((1, 1, *ROI), 0.3, np.float32)
     assert "bfloat16" in engine.about
-    np.testing.assert_allclose(engine.run(windows)[0, 0], -0.4, atol=0.02)
+    np.testing.assert_allclose(run(engine, windows)[0, 0], -0.4, atol=0.02)
 
 
 def test_a_choice_is_made_of_what_users_type():
@@ -134,3 +140,37 @@ def test_nothing_is_told_to_the_makers_of_openvino(model, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("OpenVINO") and done.stdout.strip().endswith("False"), done
+
+
+@needs_openvino
+@pytest.mark.parametrize("cut", [1, 32, 33, 2000, 10**6])
+def test_what_is_kept_of_a_graph_does_no_harm_where_it_is_damaged(model, home, monkeypatch, cut):
+    monkeypatch.setattr(kept, "SETTLED_NS", -1)
+    windows = np.ones((1, 1, *ROI), np.float32)
+    expected = run(open_engine(model, Choice("openvino"))[0], windows)
+    (path,) = (home / "compiled").iterdir()
+    whole = path.read_bytes()
+    np.testing.assert_array_equal(run(open_engine(model, Choice("openvino"))[0], windows), expected)
+    with_content(path, whole[:-cut])
+    np.testing.assert_array_equal(run(open_engine(model, Choice("openvino"))[0], windows), expected)
+    assert path.stat().st_size == len(whole)
+
+
+@needs_openvino
+def test_what_is_kept_is_of_the_very_file_and_choice(model, home, monkeypatch):
+    monkeypatch.setattr(kept, "SETTLED_NS", -1)
+    open_engine(model, Choice("openvino"))
+    # another graph under the same name, written over the same bytes on disk
+    save_model(model, graph=linear_graph([[5], [3]], [-1, 4]))
+    engine, _ = open_engine(model, Choice("openvino"))
+    assert run(engine, np.ones((1, 1, *ROI), np.float32))[0, 0].max() == 4
+    assert "1 thread(s)" in open_engine(model, Choice("openvino", threads=1))[0].about
+    assert "1 thread(s)" not in open_engine(model, Choice("openvino", threads=2))[0].about
+    assert len(list((home / "compiled").iterdir())) == 1
+
+
+@needs_openvino
+def test_a_store_that_cannot_be_written_to_stops_nothing(model, home, monkeypatch):
+    monkeypatch.setattr(kept, "SETTLED_NS", -1)
+    (home / "compiled").write_text("in the way")
+    assert open_engine(model, Choice("openvino"))[0].name == "openvino"

@@ -1,9 +1,7 @@
 """What runs a graph, as it is asked for, and what every engine is."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
-
-from numpy.typing import NDArray
+from typing import Literal, Protocol
 
 from mimzoo.errors import MimzooError
 from mimzoo.grids import Floats
@@ -28,8 +26,11 @@ class Engine(Protocol):
     name: EngineName
     about: str
 
-    def run(self, windows: Floats) -> NDArray[Any]:
-        """Return the logits of prepared windows (B, C, *roi) float32; whatever goes wrong is raised as it comes."""
+    def run(self, windows: Floats, logits: Floats) -> None:
+        """Fill in the logits (B, ...) of prepared windows (B, C, *roi), both float32 and contiguous.
+
+        Whatever goes wrong is raised as it comes.
+        """
         ...
 
 

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mimzoo.deploy.choice import LOGITS, VOLUME, Choice
 from mimzoo.deploy.engines import first_line, open_engine
@@ -46,13 +44,16 @@ class Graph:
         """Run one window of zeros, so that the engine takes the memory that it needs; ShapeError when it fails."""
         self.predict(np.zeros((1, len(self.metadata.input.channels), *self.metadata.roi), np.float32))
 
-    def predict(self, windows: Floats) -> NDArray[Any]:
+    def predict(self, windows: Floats) -> Floats:
         """Return the logits of prepared windows (B, C, *roi); ShapeError when the engine fails on them."""
+        logits = np.empty((len(windows), *_answered(self.metadata)), np.float32)
         try:
-            return self.engine.run(windows)
+            self.engine.run(np.ascontiguousarray(windows), logits)
         # Engines' own errors share no base class but this one.
         except Exception as error:
-            raise ShapeError(f"{self.engine.about} failed ({first_line(error)})") from error
+            asked = f"give outputs of shape {logits.shape} for windows of shape {windows.shape}"
+            raise ShapeError(f"{self.engine.about} could not {asked} ({first_line(error)})") from error
+        return logits
 
 
 def _model_path(model: Path) -> Path:

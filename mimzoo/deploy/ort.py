@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mimzoo.deploy.choice import LOGITS, VOLUME, Choice, EngineName, Unavailable
+from mimzoo.deploy.kept import kept_path
 from mimzoo.grids import Floats
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -35,9 +35,12 @@ class OrtEngine:
         how = f"{choice.threads or 'all'} thread(s)" if name == "cpu" else first
         self.about = f"ONNX Runtime {ort.__version__}, {how}, float32"
 
-    def run(self, windows: Floats) -> NDArray[Any]:
-        """Return the logits of windows."""
-        return np.asarray(self.session.run([LOGITS], {VOLUME: windows})[0])
+    def run(self, windows: Floats, logits: Floats) -> None:
+        """Fill in the logits of windows, which the device reads and writes where they are."""
+        binding = self.session.io_binding()
+        binding.bind_input(VOLUME, "cpu", 0, np.float32, windows.shape, windows.ctypes.data)
+        binding.bind_output(LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self.session.run_with_iobinding(binding)
 
 
 def _onnxruntime() -> Any:
@@ -62,7 +65,7 @@ def _settings(provider: str, model: Path) -> dict[str, str]:
         # TF32 would keep 10 bits of a float32's 23.
         return {"use_tf32": "0"}
     if provider == TENSORRT:
-        # What TensorRT makes of a graph takes minutes, so it is kept beside the model.
-        kept = model.with_name(f"{model.name}.tensorrt")
-        return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(kept)}
+        # TensorRT takes minutes for a graph; it makes the folder, and checks itself that what lies there will do.
+        kept = kept_path(model, "tensorrt")
+        return {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(kept)} if kept else {}
     return {}
