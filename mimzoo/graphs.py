@@ -46,6 +46,9 @@ def graph_of(module: nn.Module, volume: Tensor) -> onnx.ModelProto:
     if program is None:
         raise ExportError(f"torch could not export the model for {sized(volume.shape[2:])} voxels; try another head")
     graph: onnx.ModelProto = program.model_proto
+    # notes on each node, with the places of source files on this machine
+    for noted in (graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
+        noted.ClearField("metadata_props")
     return graph
 
 

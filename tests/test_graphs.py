@@ -41,6 +41,10 @@ def windows(count=4):
     return np.random.default_rng(0).normal(size=(count, 1, 8, 8, 8)).astype(np.float32)
 
 
+def test_a_graph_does_not_tell_where_it_was_made(graph):
+    assert __file__.encode() not in graph.SerializeToString() and b"site-packages" not in graph.SerializeToString()
+
+
 def test_the_outer_layers_are_those_next_to_volume_and_logits(graph):
     layers = [node.name for node in graph.graph.node if node.op_type == "Conv"]
     assert outer_layers(graph) == [layers[0], layers[2]]
