@@ -145,6 +145,7 @@ def metadata(card: Card) -> Metadata:
         labels=block.labels,
         regions=block.regions,
         target=block.target,
+        flip_axes=block.finetuning.augmentation.flip_axes,
         roi=block.input.crop,
         overlap=block.finetuning.overlap,
     )

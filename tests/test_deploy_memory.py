@@ -8,7 +8,7 @@ import pytest
 from thresholds import an_input, counted, linear_graph, metadata, noise, save_model, save_scan
 
 from mimzoo.deploy import Manner, Segmenter, memory, segment_files
-from mimzoo.deploy.memory import fitting, memory_bytes, needed_bytes
+from mimzoo.deploy.memory import Given, fitting, memory_bytes, mirror_axes, needed_bytes
 from mimzoo.errors import MimzooError, ScanError
 from mimzoo.grids import Grid
 from mimzoo.sweep import Sweep
@@ -30,17 +30,28 @@ def test_what_is_no_memory_is_refused(text):
         memory_bytes(text)
 
 
+@pytest.mark.parametrize(("text", "expected"), [("x", (0,)), ("zx", (0, 2)), ("xyz", (0, 1, 2)), ("card", "card")])
+def test_axes_to_mirror_along_are_letters_or_those_of_the_card(text, expected):
+    assert mirror_axes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "xx", "x,y", "Card"])
+def test_what_names_no_axes_is_refused(text):
+    with pytest.raises(MimzooError, match="names no axes to mirror along; write some of x, y and z"):
+        mirror_axes(text)
+
+
 PEAK = """
 import sys
 from pathlib import Path
 import numpy as np
 from mimzoo.answers import answer
-from mimzoo.deploy.memory import needed_bytes
+from mimzoo.deploy.memory import Given, needed_bytes
 from mimzoo.grids import Grid
 from mimzoo.recipes import Input, WindowHU
 from mimzoo.sweep import Sweep
 from mimzoo.tasks import make_task
-from mimzoo.volume import Volume, prepare
+from mimzoo.volume import Volume, stream
 
 def memory(key):
     return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
@@ -53,12 +64,12 @@ sweep = Sweep((32, 32, 32), 0.5)
 predict = lambda windows: np.repeat(windows, 14, 1)
 # one turn first, so that what Python and its packages take once is not counted
 small = Volume(np.random.default_rng(0).random((1, 40, 40, 40), np.float32), Grid((40, 40, 40), np.eye(4)))
-answer(task, predict, prepare(small, input), sweep)
+answer(task, predict, stream(small, input), sweep)
 Path("/proc/self/clear_refs").write_text("5")
 before = memory("VmRSS")
 volume = Volume(np.random.default_rng(0).random((1, *grid.shape), np.float32), grid)
-answer(task, predict, prepare(volume, input), sweep)
-print(memory("VmHWM") - before, needed_bytes(grid, input, task, sweep))
+answer(task, predict, stream(volume, input), sweep)
+print(memory("VmHWM") - before, needed_bytes(Given(grid, volume.voxels.nbytes), input, task, sweep))
 """
 
 
@@ -71,28 +82,28 @@ def test_a_scan_takes_what_was_told():
 
 
 def test_more_outputs_regions_and_channels_need_more():
-    grid, sweep = Grid((64, 64, 64), np.eye(4)), Sweep((16, 16, 12), 0.5)
+    given, sweep = Given(Grid((64, 64, 64), np.eye(4)), 0), Sweep((16, 16, 12), 0.5)
     few = make_task({1: "a"}, None, None)
     regions = make_task({1: "a", 2: "b"}, {"A": ("a",), "B": ("b",)}, None)
-    needs = [needed_bytes(grid, an_input(), task, sweep) for task in (few, regions, LABELLED)]
+    needs = [needed_bytes(given, an_input(), task, sweep) for task in (few, regions, LABELLED)]
     assert needs == sorted(needs)
     two = an_input(channels=("T1", "T2"))
-    assert needed_bytes(grid, two, few, sweep) > needs[0]
+    assert needed_bytes(given, two, few, sweep) > needs[0]
     told = make_task(None, None, Target(column="age"))
-    assert needed_bytes(grid, an_input(), told, sweep) < needs[0]
+    assert needed_bytes(given, an_input(), told, sweep) < needs[0]
 
 
 def test_a_sweep_that_fits_stays_as_it_is_and_others_are_found():
-    grid = Grid((32, 32, 320), np.eye(4))
+    given = Given(Grid((32, 32, 320), np.eye(4)), 4 * 32 * 32 * 320)
     sweep = Sweep((16, 16, 12), 0.5, batch=8)
-    need = needed_bytes(grid, an_input(), LABELLED, sweep)
-    assert fitting("a", grid, an_input(), LABELLED, sweep, need) == (sweep, need)
-    smaller, less = fitting("a", grid, an_input(), LABELLED, sweep, need - 1)
+    need = needed_bytes(given, an_input(), LABELLED, sweep)
+    assert fitting("a", given, an_input(), LABELLED, sweep, need) == (sweep, need)
+    smaller, less = fitting("a", given, an_input(), LABELLED, sweep, need - 1)
     assert smaller == Sweep((16, 16, 12), 0.5) and less < need
-    turned, least = fitting("a", grid, an_input(), LABELLED, sweep, less - 1)
+    turned, least = fitting("a", given, an_input(), LABELLED, sweep, less - 1)
     assert turned == Sweep((16, 16, 12), 0.5, axis=2) and least < less
     with pytest.raises(ScanError, match=r"a: needs 0\.\d\d GB of memory beside the network, 0\.00 GB are left"):
-        fitting("a", grid, an_input(), LABELLED, sweep, least - 1 - least)
+        fitting("a", given, an_input(), LABELLED, sweep, least - 1 - least)
 
 
 def test_a_scan_that_would_not_fit_is_refused_before_its_voxels_are_read(tmp_path, monkeypatch):

@@ -53,7 +53,9 @@ def segment_files(
 
     def draw(files: Files) -> None:
         tell(f"{files[0].name}: at most {segment.plan(files)[1] / 1e9:.2f} GB of memory beside the network")
-        drawn = segment(files)
+        agreement, drawn = segment.agreement, segment(files)
+        if segment.agreement and agreement is None:
+            tell(segment.agreement)
         if isinstance(drawn, RegionMap):
             done.extend(drawn.save(targets[files]))
         elif isinstance(drawn, LabelMap):
