@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from math import prod
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ Decide = Callable[[Floats], Masks]
 # The width of the Gaussian as a share of the window, and its least weight: those of MONAI's sliding_window_inference.
 SIGMA = 0.125
 LEAST_WEIGHT = 1e-3
+# From how many bytes on a block counts as large.
+LARGE = 1 << 20
 
 
 def slide(predict: Predict, voxels: Voxels, sweep: Sweep, classes: int, progress: Progress | None = None) -> Masks:
@@ -202,13 +206,23 @@ class Blend:
 
     def _add(self, index: Index, logits: NDArray[Any], weights: Floats) -> None:
         if index not in self.sums:
-            self.sums[index] = np.empty(logits.shape, np.float32)
+            self.sums[index] = _memory(logits.shape)
             np.multiply(logits, weights, out=self.sums[index], casting="same_kind")
             return
         sums, scratch = self.sums[index], np.empty(weights.shape, np.float32)
         for share, total in zip(logits, sums, strict=True):
             np.multiply(share, weights, out=scratch, casting="same_kind")
             total += scratch
+
+
+def _memory(shape: Sequence[int]) -> Floats:
+    """Return memory for the sums of a block.
+
+    Large blocks are the system's own pages, which it has back at once: in a heap, blocks of many sizes leave holes.
+    """
+    size = 4 * prod(shape)
+    # (bytes,) -> (outputs, x, y, z)
+    return np.frombuffer(mmap(-1, size), np.float32).reshape(shape) if size >= LARGE else np.empty(shape, np.float32)
 
 
 def largest(sums: Floats) -> Masks:

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from thresholds import an_input, counted, linear_graph, metadata, noise, save_model, save_scan
+from thresholds import ROI, an_input, counted, linear_graph, metadata, noise, save_model, save_scan
 
 from mimzoo.deploy import Manner, Segmenter, memory, segment_files
 from mimzoo.deploy.memory import Given, fitting, memory_bytes, mirror_axes, needed_bytes
-from mimzoo.errors import MimzooError, ScanError
+from mimzoo.errors import ExportError, MimzooError, ScanError
 from mimzoo.grids import Grid
 from mimzoo.sweep import Sweep
 from mimzoo.tasks import Target, make_task
@@ -102,7 +102,7 @@ def test_a_sweep_that_fits_stays_as_it_is_and_others_are_found():
     assert smaller == Sweep((16, 16, 12), 0.5) and less < need
     turned, least = fitting("a", given, an_input(), LABELLED, sweep, less - 1)
     assert turned == Sweep((16, 16, 12), 0.5, axis=2) and least < less
-    with pytest.raises(ScanError, match=r"a: needs 0\.\d\d GB of memory beside the network, 0\.00 GB are left"):
+    with pytest.raises(ScanError, match=r"a: needs \d\.\d MB of memory beside the network, 0\.0 MB are left"):
         fitting("a", given, an_input(), LABELLED, sweep, least - 1 - least)
 
 
@@ -111,7 +111,7 @@ def test_a_scan_that_would_not_fit_is_refused_before_its_voxels_are_read(tmp_pat
     scan = save_scan(tmp_path / "a.nii", noise((400, 60, 60)))
     scan.write_bytes(scan.read_bytes()[:1000])
     monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
-    with pytest.raises(ScanError, match=r"a\.nii: needs .* GB of memory beside the network, 0\.00 GB are left"):
+    with pytest.raises(ScanError, match=r"a\.nii: needs .* MB of memory beside the network, 1\.0 MB are left"):
         Segmenter(model)(scan)
 
 
@@ -127,7 +127,7 @@ def test_what_runs_a_model_and_what_a_scan_will_take_is_said(tmp_path):
     said = []
     segment_files(model, [scan], tmp_path / "out", manner=Manner(memory_bytes=10**12), note=said.append)
     assert said[0].startswith("run by ") and "tensorrt: " in said[0]
-    assert said[1].startswith("a.nii: at most 0.00 GB of memory beside the network")
+    assert said[1].startswith("a.nii: at most 0.2 MB of memory beside the network")
 
 
 def test_a_constant_part_of_a_scan_is_background_where_it_is_skipped(tmp_path):
@@ -140,3 +140,26 @@ def test_a_constant_part_of_a_scan_is_background_where_it_is_skipped(tmp_path):
     assert Segmenter(model)(scan).voxels.all()
     drawn = Segmenter(model, manner=Manner(skip_background=True))(scan).voxels
     assert drawn[:16].all() and not drawn[24:].any()
+
+
+def test_a_manner_changes_how_windows_go_over_a_scan(tmp_path):
+    scan, about = save_scan(tmp_path / "a.nii", noise()), metadata(flip_axes=(0, 2))
+    model = save_model(tmp_path / "m.onnx", about)
+    manner = Manner(overlap=0.25, batch=2, skip_background=True, within_body=True, mirror="card")
+    sweep = Sweep(ROI, 0.25, 2, skip_constant=True, within_body=True, mirror=(0, 2))
+    assert Segmenter(model, manner=manner).plan(scan)[0] == sweep
+    assert Segmenter(model, manner=Manner(mirror=(1,))).plan(scan)[0].mirror == (1,)
+
+
+def test_axes_of_a_card_that_has_none_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="no crops were mirrored in its training; name the axes"):
+        Segmenter(save_model(tmp_path / "m.onnx"), manner=Manner(mirror="card"))
+
+
+def test_whole_numbers_are_held_as_they_are_stored(tmp_path):
+    segment = Segmenter(save_model(tmp_path / "m.onnx"))
+    scans = [save_scan(tmp_path / f"{kind}.nii", noise((40, 40, 40)).astype(kind)) for kind in ("int16", "float32")]
+    less, more = (segment.plan(scan)[1] for scan in scans)
+    assert more - less == 2 * 40**3
+    assert segment.read(scans[0]).voxels.dtype == np.int16
+    np.testing.assert_array_equal(segment(scans[0]).voxels, segment(scans[1]).voxels)

@@ -59,6 +59,11 @@ def memory_bytes(text: str) -> int:
     return int(float(found[1]) * UNITS[found[2].upper()])
 
 
+def told_bytes(amount: int) -> str:
+    """Return an amount of memory as people write it."""
+    return f"{amount / 1e9:.2f} GB" if amount >= UNITS["GB"] else f"{amount / 1e6:.1f} MB"
+
+
 def mirror_axes(text: str) -> tuple[int, ...] | Literal["card"]:
     """Return the axes of a text such as "xy", or "card" for those of the card; MimzooError for any other."""
     if text == "card":
@@ -114,7 +119,7 @@ def fitting(name: str, given: Given, input: Input, task: Task, sweep: Sweep, lim
     need, one = min(needs, key=lambda pair: pair[0])
     if limit is not None and need > limit:
         raise ScanError(
-            f"{name}: needs {need / 1e9:.2f} GB of memory beside the network, "
-            f"{max(limit, 0) / 1e9:.2f} GB are left for it"
+            f"{name}: needs {told_bytes(need)} of memory beside the network, {told_bytes(max(limit, 0))} are left for "
+            "it; free some, or allow more"
         )
     return one, need

@@ -25,7 +25,8 @@ class Deployed:
     """A model in an ONNX file: the file, or a folder that holds model.onnx; `choice` says what runs it, and how.
 
     `manner` says how scans are gone over.
-    Raises ExportError and MimzooError as `Graph` does, and ExportError for a model of another kind of task.
+    Raises ExportError and MimzooError as `Graph` does, and ExportError for a model of another kind of task, or one
+    whose card names no axes where `manner` would have it mirrored along those.
     """
 
     kinds: tuple[Kind, ...] = ()
@@ -34,6 +35,8 @@ class Deployed:
         self.graph = model if isinstance(model, Graph) else Graph(Path(model), choice)
         self.manner = manner or Manner()
         self.agreement = "" if self.graph.choice.precision == "float32" else None
+        if self.manner.mirror == "card" and not self.metadata.flip_axes:
+            raise ExportError(f"{self.path}: no crops were mirrored in its training; name the axes, or do without")
         found = self.metadata.task.kind
         if found not in self.kinds:
             right = next(known.__name__ for known in MODELS if found in known.kinds)
