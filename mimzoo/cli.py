@@ -294,9 +294,9 @@ def segment(
         overlap,
         batch,
         skip_background,
+        None if memory is None else memory_bytes(memory),
         within_body,
         () if mirror is None else mirror_axes(mirror),
-        None if memory is None else memory_bytes(memory),
     )
     with _cases_progress("segment") as progress:
         done, failures = segment_files(_onnx_of(model), scans, out, progress, choice, manner, print)

@@ -30,15 +30,15 @@ class Manner:
     are left out in which every channel has one value throughout, with `within_body` those outside the box of the body,
     and `mirror` names the axes along which windows are seen mirrored too ("card": those along which the card had its
     crops mirrored in training); see `Sweep`. The process shall take no more than `memory_bytes`, network included
-    (None: what is free).
+    (None: what is free); the second network that `check_agreement` opens for a moment comes on top.
     """
 
     overlap: float | None = None
     batch: int = 1
     skip_background: bool = False
+    memory_bytes: int | None = None
     within_body: bool = False
     mirror: tuple[int, ...] | Literal["card"] = ()
-    memory_bytes: int | None = None
 
 
 def memory_left(manner: Manner) -> int | None:
