@@ -8,14 +8,14 @@ from mimzoo.masks import LabelMap, RegionMap
 from mimzoo.sliding import Predict, slide, slide_regions, slide_scan
 from mimzoo.sweep import Sweep
 from mimzoo.tasks import Task
-from mimzoo.volume import Prepared
+from mimzoo.volume import Prepared, Streamed
 
 # By name: the probability of each class, or the one number that was asked for.
 Told = dict[str, float]
 Answer = LabelMap | RegionMap | Told
 
 
-def answer(task: Task, predict: Predict, prepared: Prepared, sweep: Sweep) -> Answer:
+def answer(task: Task, predict: Predict, prepared: Prepared | Streamed, sweep: Sweep) -> Answer:
     """Return the answer for a prepared scan: a label map, region masks, or what is told of the whole of it.
 
     `predict` takes windows (B, C, *sweep.roi) float32 and returns logits, (B, K, *sweep.roi) or (B, K).
@@ -24,7 +24,7 @@ def answer(task: Task, predict: Predict, prepared: Prepared, sweep: Sweep) -> An
     return tell(task, predict, prepared, sweep) if task.of_scan else draw(task, predict, prepared, sweep)
 
 
-def draw(task: Task, predict: Predict, prepared: Prepared, sweep: Sweep) -> LabelMap | RegionMap:
+def draw(task: Task, predict: Predict, prepared: Prepared | Streamed, sweep: Sweep) -> LabelMap | RegionMap:
     """Return the label map or region masks of a prepared scan, in the scan's own grid; see `answer`."""
     count = len(task.outputs)
     if task.kind == "labels":
@@ -33,7 +33,7 @@ def draw(task: Task, predict: Predict, prepared: Prepared, sweep: Sweep) -> Labe
     return prepared.restore_regions(dict(zip(task.outputs, masks, strict=True)))
 
 
-def tell(task: Task, predict: Predict, prepared: Prepared, sweep: Sweep) -> Told:
+def tell(task: Task, predict: Predict, prepared: Prepared | Streamed, sweep: Sweep) -> Told:
     """Return the probability of each class, or the number asked for: the mean over the windows; see `answer`."""
     found = slide_scan(predict, prepared.voxels, sweep)
     if found.shape[1] != len(task.outputs):

@@ -285,16 +285,27 @@ def segment(
     batch: Annotated[int, typer.Option(min=1, help="Windows predicted at once.")] = 1,
     memory: Annotated[str | None, typer.Option(help="What it may take, network included: 4GB; by default all.")] = None,
     skip_background: Annotated[
-        bool, typer.Option(help="Leave out windows in which every channel has one value throughout.")
+        bool, typer.Option("--skip-background", help="Leave out windows in which every channel has one value.")
     ] = False,
+    within_body: Annotated[bool, typer.Option("--within-body", help="Leave out the air around the body.")] = False,
+    mirror: Annotated[
+        str | None, typer.Option(help="Average over mirrored views: along xyz, xy, ..., or those of the card.")
+    ] = None,
 ) -> None:
     """Draw masks in the scans' own grids, without torch; a scan that fails does not stop the others."""
     from mimzoo.deploy import segment_files
     from mimzoo.deploy.engines import make_choice
-    from mimzoo.deploy.memory import Manner, memory_bytes
+    from mimzoo.deploy.memory import Manner, memory_bytes, mirror_axes
 
     choice = make_choice(engine, threads, precision)
-    manner = Manner(overlap, batch, skip_background, None if memory is None else memory_bytes(memory))
+    manner = Manner(
+        overlap,
+        batch,
+        skip_background,
+        None if memory is None else memory_bytes(memory),
+        within_body,
+        () if mirror is None else mirror_axes(mirror),
+    )
     with _cases_progress("segment") as progress:
         done, failures = segment_files(_onnx_of(model), scans, out, progress, choice, manner, print)
     for failure in failures:

@@ -178,6 +178,7 @@ def metadata(card: Card, form: Form) -> Metadata:
         labels=block.labels,
         regions=block.regions,
         target=block.target,
+        flip_axes=block.finetuning.augmentation.flip_axes,
         roi=input.crop,
         overlap=block.finetuning.overlap,
         precision=form.precision,

@@ -1,15 +1,22 @@
 """A network with a fixed window over a volume of any size: Gaussian-blended sliding windows, in bounded memory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from math import prod
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimzoo.bodies import body_box
 from mimzoo.errors import ShapeError
-from mimzoo.grids import Floats, Masks, pad_to
-from mimzoo.sweep import Corner, Index, Layout, Sweep, places
+from mimzoo.grids import Floats, Masks, Slices, pad_to
+from mimzoo.recipes import Size
+from mimzoo.slabs import Slabbed
+from mimzoo.sweep import Corner, Index, Layout, Places, Sweep, places
 
+Voxels = Floats | Slabbed
 Predict = Callable[[Floats], NDArray[Any]]
 Progress = Callable[[int, int], object]
 Decide = Callable[[Floats], Masks]
@@ -17,9 +24,11 @@ Decide = Callable[[Floats], Masks]
 # The width of the Gaussian as a share of the window, and its least weight: those of MONAI's sliding_window_inference.
 SIGMA = 0.125
 LEAST_WEIGHT = 1e-3
+# From how many bytes on a block counts as large.
+LARGE = 1 << 20
 
 
-def slide(predict: Predict, voxels: Floats, sweep: Sweep, classes: int, progress: Progress | None = None) -> Masks:
+def slide(predict: Predict, voxels: Voxels, sweep: Sweep, classes: int, progress: Progress | None = None) -> Masks:
     """Return the labels (X, Y, Z) uint8 that `predict` gives a volume (C, X, Y, Z), window by window.
 
     `predict` takes windows (B, C, *roi) float32, B at most `sweep.batch`, and returns logits (B, classes, *roi). Where
@@ -34,7 +43,7 @@ def slide(predict: Predict, voxels: Floats, sweep: Sweep, classes: int, progress
 
 
 def slide_regions(
-    predict: Predict, voxels: Floats, sweep: Sweep, regions: int, progress: Progress | None = None
+    predict: Predict, voxels: Voxels, sweep: Sweep, regions: int, progress: Progress | None = None
 ) -> Masks:
     """Return the masks (regions, X, Y, Z) uint8 of regions that may overlap: 1 where the averaged logit is positive.
 
@@ -43,15 +52,15 @@ def slide_regions(
     return _slide(predict, voxels, sweep, regions, (regions,), positive, progress)
 
 
-def slide_scan(predict: Predict, voxels: Floats, sweep: Sweep) -> Floats:
+def slide_scan(predict: Predict, voxels: Voxels, sweep: Sweep) -> Floats:
     """Return the outputs (windows, K) of a model that answers for a whole window, on windows that cover the volume.
 
     `predict` takes windows (B, C, *roi) float32 and returns (B, K). Padding and overlap are those of `slide`; no window
-    is skipped. Raises ShapeError for outputs that are not (B, K), infinite, or not numbers.
+    is skipped, and no body looked for. Raises ShapeError for outputs that are not (B, K), infinite, or not numbers.
     """
-    padded, _ = pad_to(voxels, sweep.roi, voxels.min(axis=(1, 2, 3)))
-    corners = Layout(padded.shape[1:], sweep).corners
-    found = [row for part in _batches(corners, sweep) for row in _predict(predict, _cut(padded, part, sweep))]
+    whole, _ = padded(voxels, sweep.roi)
+    corners = Layout(whole.shape[1:], sweep).corners
+    found = [row for part in _batches(corners, sweep) for row in _predict(predict, _cut(whole, part, sweep), sweep)]
     shapes = {output.shape for output in found}
     if len(shapes) > 1 or found[0].ndim != 1:
         raise ShapeError(f"the model gave outputs of shape {min(shapes)} where one row of numbers is expected")
@@ -63,7 +72,7 @@ def slide_scan(predict: Predict, voxels: Floats, sweep: Sweep) -> Floats:
 
 def _slide(
     predict: Predict,
-    voxels: Floats,
+    voxels: Voxels,
     sweep: Sweep,
     outputs: int,
     leading: tuple[int, ...],
@@ -71,22 +80,44 @@ def _slide(
     progress: Progress | None,
 ) -> Masks:
     """Return what `decide` makes of the averaged logits, an array (*leading, X, Y, Z)."""
-    padded, inside = pad_to(voxels, sweep.roi, voxels.min(axis=(1, 2, 3)))
-    layout = Layout(padded.shape[1:], sweep)
+    whole, inside = padded(voxels, sweep.roi)
+    box = body_box(whole, sweep.roi) if sweep.within_body else places((0, 0, 0), whole.shape[1:])
+    layout = Layout([part.stop - part.start for part in box], sweep)
     blend = Blend(layout, outputs, leading, decide)
     done = 0
     for part in _batches(layout.corners, sweep):
-        windows = _cut(padded, part, sweep)
+        windows = _cut(whole, part, sweep, box)
         seen = ~_constant(windows) if sweep.skip_constant else np.ones(len(part), bool)
-        logits = iter(_predict(predict, windows[seen]) if seen.any() else ())
+        logits = iter(_predict(predict, windows[seen], sweep) if seen.any() else ())
         for corner, one in zip(part, seen, strict=True):
             blend.add(corner, next(logits) if one else None)
             done += 1
             if progress is not None:
                 progress(done, len(layout.corners))
+        # before the next ones are made
+        del logits
+    answer = _placed(blend.answer, box, whole.shape[1:]) if sweep.within_body else blend.answer
     # a crop of the padded answer, made contiguous so that the padding is freed
     _, along_x, along_y, along_z = inside
-    return np.ascontiguousarray(blend.answer[..., along_x, along_y, along_z])
+    return np.ascontiguousarray(answer[..., along_x, along_y, along_z])
+
+
+def padded(voxels: Voxels, roi: Size) -> tuple[Voxels, Slices]:
+    """Return voxels (C, X, Y, Z) padded with each channel's minimum to at least the window, and the way back.
+
+    The way back are the slices that crop them. Voxels that need no padding are the very same; see `pad_to`.
+    """
+    if all(length >= window for length, window in zip(voxels.shape[1:], roi, strict=True)):
+        return voxels, (slice(None),) * 4
+    whole = voxels.whole() if isinstance(voxels, Slabbed) else voxels
+    return pad_to(whole, roi, whole.min(axis=(1, 2, 3)))
+
+
+def _placed(answer: Masks, box: Places, shape: Sequence[int]) -> Masks:
+    """Return an answer (..., x, y, z) for a box in its place within 0."""
+    whole = np.zeros((*answer.shape[:-3], *shape), np.uint8)
+    whole[(..., *box)] = answer
+    return whole
 
 
 def _batches(corners: Sequence[Corner], sweep: Sweep) -> Iterator[Sequence[Corner]]:
@@ -94,12 +125,31 @@ def _batches(corners: Sequence[Corner], sweep: Sweep) -> Iterator[Sequence[Corne
         yield corners[first : first + sweep.batch]
 
 
-def _cut(voxels: Floats, corners: Sequence[Corner], sweep: Sweep) -> Floats:
-    """Return the windows (B, C, *roi) at some corners."""
-    return np.stack([voxels[(slice(None), *places(corner, sweep.roi))] for corner in corners])
+def _cut(voxels: Voxels, corners: Sequence[Corner], sweep: Sweep, box: Places | None = None) -> Floats:
+    """Return the windows (B, C, *roi) at some corners, which are counted from that of the box."""
+    x, y, z = (part.start for part in box) if box else (0, 0, 0)
+    shifted = [(corner[0] + x, corner[1] + y, corner[2] + z) for corner in corners]
+    return np.stack([voxels[(slice(None), *places(corner, sweep.roi))] for corner in shifted])
 
 
-def _predict(predict: Predict, windows: Floats) -> NDArray[Any]:
+def _predict(predict: Predict, windows: Floats, sweep: Sweep) -> NDArray[Any]:
+    """Return what is predicted of windows (B, C, *roi), the mean over their mirrored views."""
+    found = _predict_once(predict, windows)
+    turns = [axes for count in range(1, len(sweep.mirror) + 1) for axes in combinations(sweep.mirror, count)]
+    if turns:
+        # what is predicted may be read-only, and in half precision
+        found = found.astype(np.float32)
+    for axes in turns:
+        # (B, C, X, Y, Z)
+        reversed_axes = tuple(2 + axis for axis in axes)
+        logits = _predict_once(predict, np.ascontiguousarray(np.flip(windows, reversed_axes)))
+        found += np.flip(logits, reversed_axes) if logits.ndim == windows.ndim else logits
+    if turns:
+        found /= np.float32(1 + len(turns))
+    return found
+
+
+def _predict_once(predict: Predict, windows: Floats) -> NDArray[Any]:
     logits = np.asarray(predict(windows))
     if len(logits) != len(windows):
         raise ShapeError(f"the model gave {len(logits)} outputs for {len(windows)} windows")
@@ -156,13 +206,23 @@ class Blend:
 
     def _add(self, index: Index, logits: NDArray[Any], weights: Floats) -> None:
         if index not in self.sums:
-            self.sums[index] = np.empty(logits.shape, np.float32)
+            self.sums[index] = _memory(logits.shape)
             np.multiply(logits, weights, out=self.sums[index], casting="same_kind")
             return
         sums, scratch = self.sums[index], np.empty(weights.shape, np.float32)
         for share, total in zip(logits, sums, strict=True):
             np.multiply(share, weights, out=scratch, casting="same_kind")
             total += scratch
+
+
+def _memory(shape: Sequence[int]) -> Floats:
+    """Return memory for the sums of a block.
+
+    Large blocks are the system's own pages, which it has back at once: in a heap, blocks of many sizes leave holes.
+    """
+    size = 4 * prod(shape)
+    # (bytes,) -> (outputs, x, y, z)
+    return np.frombuffer(mmap(-1, size), np.float32).reshape(shape) if size >= LARGE else np.empty(shape, np.float32)
 
 
 def largest(sums: Floats) -> Masks:

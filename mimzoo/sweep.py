@@ -20,7 +20,9 @@ class Sweep:
     Neighbours overlap by the share `overlap`, and `batch` of them are predicted at once. They come in the order of
     their places along `axis`, then of those along the others, so that sums need only be held for part of that axis.
     With `skip_constant`, a window in which every channel has one value throughout is not predicted: it adds nothing,
-    and what no other window covers is background.
+    and what no other window covers is background. With `within_body` windows go over the box of the body alone, see
+    `body_box`, and all outside is background. Every window is seen mirrored along the axes `mirror` and all their
+    combinations too, and what is predicted of it averaged.
     """
 
     roi: Size
@@ -28,6 +30,8 @@ class Sweep:
     batch: int = 1
     axis: int = 0
     skip_constant: bool = False
+    within_body: bool = False
+    mirror: tuple[int, ...] = ()
 
 
 class Layout:

@@ -197,14 +197,14 @@ def test_a_full_disk_leaves_no_half_of_the_regions(regions, tmp_path, monkeypatc
 
 def test_memory_that_runs_out_fails_one_scan(model, tmp_path, monkeypatch):
     scans = [save_scan(tmp_path / name, noise()) for name in ("a.nii", "b.nii")]
-    real = models.prepare
+    real = models.stream
 
     def scarce(volume, block):
         if volume.name.endswith("a.nii"):
             raise MemoryError
         return real(volume, block)
 
-    monkeypatch.setattr(models, "prepare", scarce)
+    monkeypatch.setattr(models, "stream", scarce)
     done, failures = segment_files(model, scans, tmp_path / "out")
     assert [p.name for p in done] == ["b.nii.gz"]
     assert "out of memory" in failures[0] and "a.nii" in failures[0]

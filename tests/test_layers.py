@@ -21,6 +21,8 @@ LAYERS = [
         "nifti",
         "masks",
         "volume",
+        "slabs",
+        "bodies",
         "sliding",
         "sweep",
         "answers",

@@ -12,6 +12,7 @@ from monai.inferers import sliding_window_inference
 
 from mimzoo import sliding
 from mimzoo.errors import ShapeError
+from mimzoo.slabs import Slabbed
 from mimzoo.sliding import gaussian
 from mimzoo.sweep import Layout, Sweep
 
@@ -336,3 +337,50 @@ def test_outputs_that_cannot_be_told_of_a_scan_are_refused(predict, reason):
 def test_an_overlap_that_makes_no_progress_is_refused_for_scans_too(overlap):
     with pytest.raises(ShapeError, match="overlap"):
         slide_scan(first_and_last, np.ones((1, 4, 4, 4), np.float32), (4, 4, 4), overlap)
+
+
+@pytest.mark.parametrize("roi", [(12, 10, 9), (12, 10, 20)])
+@pytest.mark.parametrize("axis", range(3))
+def test_slabs_give_the_labels_of_the_whole(roi, axis):
+    voxels = np.random.default_rng(0).random((2, 30, 22, 18), np.float32)
+    slabs = lambda: ((slice(s, min(s + 8, 30)), voxels[:, s : s + 8]) for s in range(0, 30, 8))  # noqa: E731
+    predict = in_numpy(position_dependent(2, 5, roi))
+    labels = slide(predict, Slabbed(voxels.shape, slabs), roi, 0.5, 5, axis=axis)
+    np.testing.assert_array_equal(labels, slide(predict, voxels, roi, 0.5, 5))
+
+
+@pytest.mark.parametrize("mirror", [(0,), (0, 2), (0, 1, 2)])
+def test_mirrored_views_are_averaged_over_all_combinations(mirror):
+    voxels, roi = np.random.default_rng(0).random((1, 12, 10, 9), np.float32), (12, 10, 9)
+    predict = position_dependent(1, 4, roi)
+    total = 0
+    for bits in range(2 ** len(mirror)):
+        axes = [2 + axis for place, axis in enumerate(mirror) if bits >> place & 1]
+        total = total + torch.flip(predict(torch.flip(torch.from_numpy(voxels)[None], axes)), axes)
+    labels = slide(in_numpy(predict), voxels, roi, 0.5, 4, mirror=mirror)
+    assert (labels == total[0].argmax(0).numpy()).mean() > 0.999
+
+
+def test_a_scans_outputs_are_averaged_over_mirrored_views():
+    voxels = np.random.default_rng(0).random((1, 6, 4, 4), np.float32)
+    ramp = np.arange(6, dtype=np.float32).reshape(6, 1, 1)
+    rows = sliding.slide_scan(lambda w: (w * ramp).sum((2, 3, 4)), voxels, Sweep((6, 4, 4), 0.5, mirror=(0,)))
+    np.testing.assert_allclose(rows, [[2.5 * voxels.sum()]], rtol=1e-5)
+
+
+def test_only_the_body_is_looked_at_and_around_it_is_background():
+    voxels, roi = np.zeros((1, 60, 48, 40), np.float32), (12, 12, 12)
+    voxels[:, 20:40, 12:30, 8:30] = 1 + np.random.default_rng(0).random((1, 20, 18, 22), np.float32)
+    seen = []
+
+    def predict(windows):
+        seen.append(len(windows))
+        return np.concatenate([np.zeros_like(windows), windows * 0 + 1, windows], 1)
+
+    labels = slide(predict, voxels, roi, 0.5, 3, within_body=True)
+    within, seen[:] = len(seen), []
+    everywhere = slide(predict, voxels, roi, 0.5, 3)
+    assert within < len(seen) / 2
+    body = (slice(20, 40), slice(12, 30), slice(8, 30))
+    np.testing.assert_array_equal(labels[body], everywhere[body])
+    assert not labels[:14].any() and everywhere[:14].all() and labels.shape == everywhere.shape

@@ -6,7 +6,9 @@ import numpy as np
 
 from mimzoo.deploy.graph import Graph
 from mimzoo.errors import ExportError
-from mimzoo.grids import Floats, pad_to
+from mimzoo.grids import Floats
+from mimzoo.sliding import Voxels, padded
+from mimzoo.sweep import places
 from mimzoo.tasks import Task
 
 CLEAR_MARGIN = 0.05
@@ -14,17 +16,16 @@ CLEAR_MARGIN = 0.05
 MOST_DIFFERING = 1e-3
 
 
-def check_agreement(graph: Graph, voxels: Floats) -> str:
+def check_agreement(graph: Graph, voxels: Voxels) -> str:
     """Return a sentence on how a graph agrees with itself in float32 on the middle window of a volume (C, X, Y, Z).
 
     Raises ExportError when more than one answer in a thousand differs that float32 gives with a clear margin (see
     `clear_disagreements`).
     """
     exact = Graph(graph.path, replace(graph.choice, engine=graph.engine.name, precision="float32"))
-    padded, _ = pad_to(voxels, graph.metadata.roi, voxels.min(axis=(1, 2, 3)))
-    starts = [(length - window) // 2 for length, window in zip(padded.shape[1:], graph.metadata.roi, strict=True)]
-    parts = (slice(start, start + window) for start, window in zip(starts, graph.metadata.roi, strict=True))
-    window = padded[(slice(None), *parts)][None]
+    whole, _ = padded(voxels, graph.metadata.roi)
+    starts = [(length - window) // 2 for length, window in zip(whole.shape[1:], graph.metadata.roi, strict=True)]
+    window = whole[(slice(None), *places(starts, graph.metadata.roi))][None]
     ours, theirs = graph.predict(window), exact.predict(window)
     answers = ours.size if graph.metadata.task.kind in ("regions", "value") else ours[:, 0].size
     share = clear_disagreements(ours, theirs, graph.metadata.task) / answers

@@ -8,7 +8,7 @@ from pathlib import Path
 from mimzoo.answers import Told
 from mimzoo.deploy.choice import Choice
 from mimzoo.deploy.engines import first_line
-from mimzoo.deploy.memory import Manner
+from mimzoo.deploy.memory import Manner, told_bytes
 from mimzoo.deploy.models import Deployed, Predictor, open_model
 from mimzoo.errors import DataError, ExportError, MimzooError
 from mimzoo.files import replacing
@@ -52,8 +52,10 @@ def segment_files(
     done: list[Path] = []
 
     def draw(files: Files) -> None:
-        tell(f"{files[0].name}: at most {segment.plan(files)[1] / 1e9:.2f} GB of memory beside the network")
-        drawn = segment(files)
+        tell(f"{files[0].name}: at most {told_bytes(segment.plan(files)[1])} of memory beside the network")
+        agreement, drawn = segment.agreement, segment(files)
+        if segment.agreement and agreement is None:
+            tell(segment.agreement)
         if isinstance(drawn, RegionMap):
             done.extend(drawn.save(targets[files]))
         elif isinstance(drawn, LabelMap):

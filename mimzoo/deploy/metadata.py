@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from mimzoo.errors import ExportError
-from mimzoo.recipes import Block, GraphPrecision, Input, Labels, Size
+from mimzoo.recipes import Block, FlipAxes, GraphPrecision, Input, Labels, Size
 from mimzoo.tasks import Regions, Target, Task, make_task
 
 KEY = "mimzoo"
@@ -25,6 +25,7 @@ class Metadata(Block):
     labels: Labels | None = None
     regions: Regions | None = None
     target: Target | None = None
+    flip_axes: FlipAxes = ()
     roi: Size
     overlap: Annotated[float, Field(ge=0, lt=1)]
     precision: GraphPrecision = "float32"

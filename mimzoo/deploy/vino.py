@@ -26,13 +26,14 @@ class VinoEngine:
         hint, capability = PRECISIONS[choice.precision]
         if capability not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable(f"this processor does not compute in {choice.precision}")
-        # Its weights may stay in the bytes that it was read from, which OpenVINO does not hold on to.
-        compiled, self.content = _compiled(openvino, core, model, _settings(choice, hint))
+        compiled, content = _compiled(openvino, core, model, _settings(choice, hint))
         # Left alone, OpenVINO takes bfloat16 where it can; what it computes in must not go unnoticed.
         given = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if given != hint:
             raise Unavailable(f"OpenVINO computes in {given} where {choice.precision} was asked for")
         self.request, self.tensor = compiled.create_infer_request(), partial(openvino.Tensor, shared_memory=True)
+        # Its weights may lie in the bytes that it was read from, which OpenVINO does not hold on to; they go last.
+        self.content = content
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
         version = openvino.__version__.split("-")[0]
         self.about = f"OpenVINO {version}, {threads} thread(s), {choice.precision}"
