@@ -35,7 +35,7 @@ from mimzoo.grids import Floats, Masks
 from mimzoo.sliding import gaussian, slide
 from mimzoo.sweep import Layout, Sweep, places
 
-OVERLAP = 0.5
+OVERLAP, LARGEST_DRAWN = 0.5, 200
 Predict = Callable[[Floats], NDArray[Any]]
 
 
@@ -119,7 +119,10 @@ def make_model(network: str, sizes: Sizes, folder: Path) -> None:
 
 
 def make_volume(shape: tuple[int, int, int], path: Path) -> None:
-    """Write a prepared CT-like phantom (1, X, Y, Z) whose air is exactly 0, unless it is there."""
+    """Write a prepared CT-like phantom (1, X, Y, Z) whose air is exactly 0, unless it is there.
+
+    A large one is drawn on a coarser grid, and each of its voxels repeated.
+    """
     if path.is_file():
         return
     from mimzoo.phantoms import make_phantom
@@ -127,7 +130,11 @@ def make_volume(shape: tuple[int, int, int], path: Path) -> None:
     from mimzoo.volume import normalise
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    voxels = make_phantom(0, shape)[0].voxels
+    coarse = max(1, round(max(shape) / LARGEST_DRAWN))
+    x, y, z = (-(-length // coarse) for length in shape)
+    voxels = make_phantom(0, (x, y, z))[0].voxels
+    for axis, length in enumerate(shape, start=1):
+        voxels = voxels.repeat(coarse, axis).take(range(length), axis)
     np.save(path, normalise(voxels, WindowHU(mode="window_hu", window_hu=(-175, 250))))
 
 
