@@ -5,39 +5,37 @@ import numpy as np
 from mimzoo.errors import ShapeError
 from mimzoo.grids import Floats
 from mimzoo.masks import LabelMap, RegionMap
-from mimzoo.recipes import Input
 from mimzoo.sliding import Predict, slide, slide_regions, slide_scan
+from mimzoo.sweep import Sweep
 from mimzoo.tasks import Task
-from mimzoo.volume import Volume, prepare
+from mimzoo.volume import Prepared, Streamed
 
 # By name: the probability of each class, or the one number that was asked for.
 Told = dict[str, float]
 Answer = LabelMap | RegionMap | Told
 
 
-def answer(task: Task, predict: Predict, scan: Volume, input: Input, overlap: float) -> Answer:
-    """Return the answer for a scan: a label map, region masks, or what is told of the whole of it.
+def answer(task: Task, predict: Predict, prepared: Prepared | Streamed, sweep: Sweep) -> Answer:
+    """Return the answer for a prepared scan: a label map, region masks, or what is told of the whole of it.
 
-    `predict` takes prepared windows (1, C, *input.crop) float32 and returns logits, (1, K, *input.crop) or (1, K).
-    Raises ScanError for a scan that cannot be used, ShapeError for outputs that do not fit.
+    `predict` takes windows (B, C, *sweep.roi) float32 and returns logits, (B, K, *sweep.roi) or (B, K).
+    Raises ShapeError for outputs that do not fit.
     """
-    if task.of_scan:
-        return tell(task, predict, scan, input, overlap)
-    return draw(task, predict, scan, input, overlap)
+    return tell(task, predict, prepared, sweep) if task.of_scan else draw(task, predict, prepared, sweep)
 
 
-def draw(task: Task, predict: Predict, scan: Volume, input: Input, overlap: float) -> LabelMap | RegionMap:
-    """Return the label map or region masks of a scan, in its own grid; see `answer`."""
-    prepared = prepare(scan, input)
-    window = (predict, prepared.voxels, input.crop, overlap, len(task.outputs))
+def draw(task: Task, predict: Predict, prepared: Prepared | Streamed, sweep: Sweep) -> LabelMap | RegionMap:
+    """Return the label map or region masks of a prepared scan, in the scan's own grid; see `answer`."""
+    count = len(task.outputs)
     if task.kind == "labels":
-        return prepared.restore(slide(*window), task.labels)
-    return prepared.restore_regions(dict(zip(task.outputs, slide_regions(*window), strict=True)))
+        return prepared.restore(slide(predict, prepared.voxels, sweep, count), task.labels)
+    masks = slide_regions(predict, prepared.voxels, sweep, count)
+    return prepared.restore_regions(dict(zip(task.outputs, masks, strict=True)))
 
 
-def tell(task: Task, predict: Predict, scan: Volume, input: Input, overlap: float) -> Told:
+def tell(task: Task, predict: Predict, prepared: Prepared | Streamed, sweep: Sweep) -> Told:
     """Return the probability of each class, or the number asked for: the mean over the windows; see `answer`."""
-    found = slide_scan(predict, prepare(scan, input).voxels, input.crop, overlap)
+    found = slide_scan(predict, prepared.voxels, sweep)
     if found.shape[1] != len(task.outputs):
         raise ShapeError(f"the model gave {found.shape[1]} numbers where {len(task.outputs)} are expected")
     means = (found if task.kind == "value" else softmax(found)).mean(axis=0, dtype=float)

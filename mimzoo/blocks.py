@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from mimzoo.recipes import Block, Component, Finetuning, Input, Labels, Pretraining
+from mimzoo.recipes import Block, Component, Finetuning, GraphPrecision, Input, Labels, Pretraining, Size
 from mimzoo.tasks import Regions, Target, Task, make_task
 
 # What a card may name by its content, and the file beside the card that has it.
@@ -21,6 +21,8 @@ Repo = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][
 Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*(\.[\w-]+)*$")]
 FileName = Annotated[str, Field(pattern=r"^[^/\\\x00]+$")]
 Text = Annotated[str, Field(min_length=1)]
+# The Dice with the masks of its model that a graph must have on every volume; in float16 near ties fall either way.
+LEAST_DICE: dict[GraphPrecision, float] = {"float32": 0.999, "float16": 0.995, "int8": 0.99}
 PIPELINES = {
     "encoder": "image-feature-extraction",
     "segmenter": "image-segmentation",
@@ -36,6 +38,42 @@ class Artefact(Block):
     bytes: Annotated[int, Field(ge=1)]
     repo: Repo | None = None
     tag: Tag | None = None
+
+
+class Parity(Block):
+    """How an exported graph agrees with the float64 original on one volume.
+
+    `differing` counts the voxels, or the windows of a model that tells of whole scans, that are answered otherwise
+    although the original leaves a clear margin; `lowest_dice` is None where no masks are drawn.
+    """
+
+    volume: str
+    largest_difference: float
+    lowest_dice: float | None = None
+    differing: int
+
+    def holds(self, precision: GraphPrecision = "float32") -> bool:
+        """Return whether every mask agrees, and nothing with a clear margin is answered otherwise.
+
+        Of a graph in int8 the masks decide alone, where there are any.
+        """
+        if self.lowest_dice is None:
+            return self.differing == 0
+        return self.lowest_dice >= LEAST_DICE[precision] and (self.differing == 0 or precision == "int8")
+
+    def __str__(self) -> str:
+        said = f"{self.volume}: outputs differ by at most {self.largest_difference:.1e}"
+        if self.lowest_dice is None:
+            return f"{said}, {self.differing} clear windows differ"
+        return f"{said}, lowest Dice {self.lowest_dice:.5f}, {self.differing} clear voxels differ"
+
+
+class Exported(Artefact):
+    """An exported graph: what it computes in, its window where that is not the card's crop, and its parity."""
+
+    precision: GraphPrecision = "float32"
+    roi: Size | None = None
+    parity: tuple[Parity, ...] = ()
 
 
 class Licence(Block):
@@ -86,7 +124,7 @@ class CardBlock(Block):
     target: Target | None = None
     weights: Artefact | None = None
     pretraining_weights: Artefact | None = None
-    onnx: Artefact | None = None
+    onnx: Exported | None = None
     licence: Licence
     origin: Origin | None = None
     command: str | None = None

@@ -37,6 +37,11 @@ Trackers = Annotated[
     list[str] | None,
     typer.Option("--tracker", help="Told the figures: tensorboard, trackio, wandb, mlflow, none; may be repeated."),
 ]
+EngineOption = Annotated[
+    str | None, typer.Option("--engine", help="tensorrt, cuda, openvino or cpu; by default the first that is here.")
+]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="float32, or bfloat16 where OpenVINO has it.")]
+Threads = Annotated[int | None, typer.Option(help="Processor threads; by default all.")]
 SaveSeconds = Annotated[float, typer.Option(help="Save the state at least this often.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load crops beside the training, for each device.")]
 
@@ -250,11 +255,19 @@ def export(
         Path | None, typer.Option("-o", "--out", help="The ONNX file; by default model.onnx beside the card.")
     ] = None,
     scan: Annotated[Path | None, typer.Option(help="A real scan on which the graph must agree with the model.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Scans: of validation to agree on, of training to calibrate int8.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32; float16 for CUDA and TensorRT; or int8.")] = "float32",
+    roi: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="The window in voxels, X Y Z; by default the card's crop.")
+    ] = None,
 ) -> None:
     """Export a model as one ONNX file that holds all deployment needs, checked against the original."""
     from mimzoo.export import export as run
+    from mimzoo.export import make_form
 
-    path, parities = run(model, out, scan)
+    path, parities = run(model, out, scan, make_form(precision, roi), data)
     for parity in parities:
         print(parity)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -265,13 +278,36 @@ def segment(
     model: Annotated[str, typer.Argument(help="An ONNX file, a folder with model.onnx, or a model's name.")],
     scans: Scans,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the masks, <scan>.nii.gz each.")],
-    threads: Annotated[int | None, typer.Option(help="Processor threads; by default all.")] = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = "float32",
+    threads: Threads = None,
+    overlap: Annotated[float | None, typer.Option(help="Share by which windows overlap.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Windows predicted at once.")] = 1,
+    memory: Annotated[str | None, typer.Option(help="What it may take, network included: 4GB; by default all.")] = None,
+    skip_background: Annotated[
+        bool, typer.Option("--skip-background", help="Leave out windows in which every channel has one value.")
+    ] = False,
+    within_body: Annotated[bool, typer.Option("--within-body", help="Leave out the air around the body.")] = False,
+    mirror: Annotated[
+        str | None, typer.Option(help="Average over mirrored views: along xyz, xy, ..., or those of the card.")
+    ] = None,
 ) -> None:
-    """Draw masks in the scans' own grids, with ONNX Runtime alone; a scan that fails does not stop the others."""
+    """Draw masks in the scans' own grids, without torch; a scan that fails does not stop the others."""
     from mimzoo.deploy import segment_files
+    from mimzoo.deploy.engines import make_choice
+    from mimzoo.deploy.memory import Manner, memory_bytes, mirror_axes
 
+    choice = make_choice(engine, threads, precision)
+    manner = Manner(
+        overlap,
+        batch,
+        skip_background,
+        None if memory is None else memory_bytes(memory),
+        within_body,
+        () if mirror is None else mirror_axes(mirror),
+    )
     with _cases_progress("segment") as progress:
-        done, failures = segment_files(_onnx_of(model), scans, out, progress, threads)
+        done, failures = segment_files(_onnx_of(model), scans, out, progress, choice, manner, print)
     for failure in failures:
         print(f"mimzoo: {failure}", file=sys.stderr)
     print(f"{len(done)} of {len(scans)} masks in {out}")
@@ -284,13 +320,16 @@ def predict(
     model: Annotated[str, typer.Argument(help="An ONNX file, a folder with model.onnx, or a model's name.")],
     scans: Scans,
     out: Annotated[Path, typer.Option("-o", "--out", help="The table, a CSV.")] = Path("predictions.csv"),
-    threads: Annotated[int | None, typer.Option(help="Processor threads; by default all.")] = None,
+    engine: EngineOption = None,
+    precision: PrecisionOption = "float32",
+    threads: Threads = None,
 ) -> None:
-    """Tell the class or value of whole scans, with ONNX Runtime alone; a scan that fails does not stop the others."""
+    """Tell the class or value of whole scans, without torch; a scan that fails does not stop the others."""
     from mimzoo.deploy import predict_files, write_table
+    from mimzoo.deploy.engines import make_choice
 
     with _cases_progress("predict") as progress:
-        found, failures = predict_files(_onnx_of(model), scans, progress, threads)
+        found, failures = predict_files(_onnx_of(model), scans, progress, make_choice(engine, threads, precision))
     write_table(out, found)
     for failure in failures:
         print(f"mimzoo: {failure}", file=sys.stderr)

@@ -18,6 +18,7 @@ from mimzoo.models import load_card
 from mimzoo.nifti import stem_of
 from mimzoo.recipes import Input
 from mimzoo.sliding import slide_scan
+from mimzoo.sweep import Sweep
 from mimzoo.tokens import Encoder
 from mimzoo.volume import Volume, prepare, read_scan
 from mimzoo.weights import save_weights
@@ -69,6 +70,6 @@ def encoder_of(reference: str | Path) -> tuple[Card, Callable[[Volume], Floats]]
 def scan_vector(encoder: Encoder, scan: Volume, input: Input) -> Floats:
     """Return the vector (D,) of a scan: the coarsest map averaged, over windows that cover the scan."""
     predict = numpy_predictor(Pooled(encoder))
-    windows = slide_scan(predict, prepare(scan, input).voxels, input.crop, OVERLAP)
+    windows = slide_scan(predict, prepare(scan, input).voxels, Sweep(input.crop, OVERLAP))
     vector: Floats = windows.mean(axis=0, dtype=np.float64).astype(np.float32)
     return vector

@@ -1,241 +1,185 @@
-"""A fine-tuned segmenter as one ONNX file with all that deployment needs: `mimzoo export RUN`."""
+"""A fine-tuned model as one ONNX file with all that deployment needs: `mimzoo export RUN`."""
 
 import copy
 import hashlib
 import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from mimzoo.blocks import Artefact
+from mimzoo.blocks import LEAST_DICE, Exported, Parity
 from mimzoo.cards import Card, is_folder_reference, update_card, write_card
-from mimzoo.deploy import Metadata, Scan
-from mimzoo.errors import CardError, ExportError
+from mimzoo.data.cases import SPLITS, Case
+from mimzoo.data.datasets import read_dataset
+from mimzoo.deploy import MODEL_FILE, Metadata, Scan
+from mimzoo.errors import CardError, ExportError, UnknownNameError, suggest
 from mimzoo.files import replacing
+from mimzoo.graphs import Halved, calibration_windows, graph_of, quantise
 from mimzoo.hub import find_model
 from mimzoo.models import load_card
-from mimzoo.phantoms import make_phantom
-from mimzoo.recipes import Size
-from mimzoo.sliding import slide, slide_regions, slide_scan
-from mimzoo.tasks import Task
-from mimzoo.volume import Grid, Volume, prepare, read_scan
+from mimzoo.parity import compare, phantom_for
+from mimzoo.recipes import GraphPrecision, Input, Size
 
-OPSET = 20
-DICE_AT_LEAST = 0.999
-CLEAR_MARGIN = 0.05
-Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+DESCRIPTION = "segmenter.json"
+# Of a data set, how many scans int8 is calibrated on and judged on; in float32 and float16 one is enough.
+CALIBRATED, JUDGED = 8, 3
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How an exported graph agrees with the float64 original on one volume.
+class Form:
+    """In which form a model is exported: what its graph computes in, and its window (None: the card's crop)."""
 
-    `differing` counts the voxels, or the windows of a model that tells of whole scans, that are answered otherwise
-    although the original leaves a clear margin; `lowest_dice` is None where no masks are drawn.
+    precision: GraphPrecision = "float32"
+    roi: Size | None = None
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Real scans beside an export: those on which the graph must agree, and those that int8 is calibrated on."""
+
+    judged: tuple[Scan, ...] = ()
+    calibrated: tuple[Scan, ...] = ()
+
+
+def make_form(precision: str, roi: Size | None) -> Form:
+    """Return the form that users ask for; UnknownNameError for a precision that there is none of."""
+    known = {name: name for name in LEAST_DICE}
+    if precision not in known:
+        raise UnknownNameError(f"no graph is exported in the precision {precision!r}; {suggest(precision, known)}")
+    return Form(known[precision], roi)
+
+
+def choose_scans(scan: Scan | None, data: Path | None, precision: GraphPrecision) -> Scans:
+    """Return the scans for an export, `scan` and those of a data set: its validation judges, others calibrate.
+
+    Raises DataError for a folder that is no data set.
     """
-
-    volume: str
-    largest_difference: float
-    lowest_dice: float | None
-    differing: int
-
-    def holds(self) -> bool:
-        """Return whether every mask agrees and nothing with a clear margin is answered otherwise."""
-        return (self.lowest_dice is None or self.lowest_dice >= DICE_AT_LEAST) and self.differing == 0
-
-    def __str__(self) -> str:
-        said = f"{self.volume}: outputs differ by at most {self.largest_difference:.1e}"
-        if self.lowest_dice is None:
-            return f"{said}, {self.differing} clear windows differ"
-        return f"{said}, lowest Dice {self.lowest_dice:.5f}, {self.differing} clear voxels differ"
+    if data is None:
+        return Scans(() if scan is None else (scan,))
+    dataset = read_dataset(data)
+    cases = [case for split in SPLITS for case in getattr(dataset, split)]
+    judged = (dataset.validation or cases)[: JUDGED if precision == "int8" else 1]
+    given = {str(scan)} if scan is not None else set()
+    others = [case for case in cases if case not in dataset.validation and case not in judged]
+    unseen = [case for case in others if not given & set(map(str, case.images))]
+    picked = np.linspace(0, len(unseen) - 1, min(CALIBRATED, len(unseen))).astype(int)
+    return Scans(_images(judged) if scan is None else (scan,), _images(unseen[number] for number in picked))
 
 
-def export(reference: str | Path, out: Path | None = None, scan: Scan | None = None) -> tuple[Path, list[Parity]]:
-    """Return the path of the ONNX file and how it agrees with torch on a CT-like phantom and on `scan`.
+def _images(cases: Iterable[Case]) -> tuple[Scan, ...]:
+    return tuple(case.images for case in cases)
 
-    The graph has a fixed roi (the card's crop) and a free batch; its metadata holds input, labels, overlap and card.
-    Raises ExportError when the graph does not agree with the model; then nothing is written.
+
+def export(
+    reference: str | Path,
+    out: Path | None = None,
+    scan: Scan | None = None,
+    form: Form | None = None,
+    data: Path | None = None,
+) -> tuple[Path, list[Parity]]:
+    """Return the path of the ONNX file and how it agrees with torch on a CT-like phantom and on real scans.
+
+    Real scans are `scan`, or a validation case of the data set in `data`. The graph has a fixed window and a free
+    batch; its metadata holds input, labels, overlap and card, and `segmenter.json` beside it (for another name than
+    model.onnx, <name>.json) tells the same to people. A graph in int8 is calibrated on training cases of `data`, and
+    judged on real scans alone, for its ranges are not made for a phantom.
+    Raises ExportError when the graph does not agree with the model; then nothing is written. CardError for an encoder,
+    ShapeError for a window that the encoder does not take, DataError for a folder that is no data set.
     """
-    card = find_model(reference)
+    card, form = find_model(reference), form or Form()
     if card.block.finetuning is None:
         raise CardError(f"{card.name} is an encoder; export a model with a task, see `mimzoo list`")
-    model = load_card(card)
+    scans = choose_scans(scan, data, form.precision)
+    if form.precision == "int8" and not (scans.judged and scans.calibrated):
+        raise ExportError("int8 is calibrated on some scans and judged on others; name a data set with --data")
+    model = load_card(card, crop=form.roi)
     path = out or default_path(reference, card)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = onnx_bytes(model, card)
-    parities = list(compare(model, content, card, scan))
+    content = onnx_bytes(model, card, form, scans.calibrated)
+    phantom = () if form.precision == "int8" else (phantom_for(model.input),)
+    parities = list(compare(model, content, card, model.input, [*phantom, *scans.judged]))
     for parity in parities:
-        if not parity.holds():
-            raise ExportError(f"the exported graph of {card.name} is not its model: {parity}; nothing was written")
+        if not parity.holds(form.precision):
+            said = f"the graph of {card.name}, exported in {form.precision}, is not its model: {parity}"
+            raise ExportError(f"{said} (Dice must be {LEAST_DICE[form.precision]}); nothing was written")
+    write_graph(path, content)
+    if out is None and is_folder_reference(reference):
+        exported = Exported(
+            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=len(content),
+            precision=form.precision,
+            roi=form.roi,
+            parity=tuple(parities),
+        )
+        write_card(update_card(card, onnx=exported), path.parent)
+    return path, parities
+
+
+def write_graph(path: Path, content: bytes) -> None:
+    """Write an ONNX file, and what its metadata says, for people to read, beside it."""
+    props = {prop.key: prop.value for prop in onnx.load_from_string(content).metadata_props}
+    told = json.dumps(json.loads(props["mimzoo"]), indent=2)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-    if out is None and is_folder_reference(reference):
-        artefact = Artefact(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
-        write_card(update_card(card, onnx=artefact), path.parent)
-    return path, parities
+    with replacing(description_of(path)) as temporary:
+        temporary.write_text(told + "\n", encoding="utf-8")
+
+
+def description_of(path: Path) -> Path:
+    """Return where what an ONNX file says of itself is told to people; nothing is ever read from there."""
+    return path.with_name(DESCRIPTION) if path.name == MODEL_FILE else path.with_suffix(".json")
 
 
 def default_path(reference: str | Path, card: Card) -> Path:
     """Return where the ONNX file goes when nobody says: beside the card of a run, else below runs/."""
     folder = Path(reference) if is_folder_reference(reference) else Path("runs") / card.name
-    return folder / "model.onnx"
+    return folder / MODEL_FILE
 
 
-def onnx_bytes(model: nn.Module, card: Card) -> bytes:
-    """Return the serialised graph of a model with a task, checked, with its metadata."""
-    block = card.block
-    sample = torch.zeros(2, len(block.input.channels), *block.input.crop)
-    with warnings.catch_warnings(), _quiet_exporter():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model.eval(),
-            (sample,),
-            input_names=["volume"],
-            output_names=["logits"],
-            dynamic_shapes={"volume": {0: torch.export.Dim("batch", min=1, max=64)}},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ExportError(f"torch could not export {card.name}; try a smaller crop or another head")
-    graph = program.model_proto
-    onnx.helper.set_model_props(graph, metadata(card).to_props())
+def onnx_bytes(model: nn.Module, card: Card, form: Form | None = None, calibrated: Iterable[Scan] = ()) -> bytes:
+    """Return the serialised graph of a model with a task, checked, with its metadata.
+
+    `calibrated` are the scans on which the ranges of a graph in int8 are measured.
+    """
+    form = form or Form()
+    input = seen_input(card, form)
+    # torch's half() changes a module in place
+    module = Halved(copy.deepcopy(model)) if form.precision == "float16" else model
+    graph = graph_of(module.eval(), torch.zeros(2, len(input.channels), *input.crop))
+    if form.precision == "int8":
+        graph = quantise(graph, calibration_windows(calibrated, input))
+    onnx.helper.set_model_props(graph, metadata(card, form).to_props())
     onnx.checker.check_model(graph, full_check=True)
     buffer = io.BytesIO()
     onnx.save_model(graph, buffer)
     return buffer.getvalue()
 
 
-def _quiet_exporter() -> "Quiet":
-    return Quiet(logging.getLogger("torch.onnx"))
+def seen_input(card: Card, form: Form) -> Input:
+    """Return what a graph sees of a scan: the card's input, with the graph's own window."""
+    return card.block.input.model_copy(update={"crop": form.roi or card.block.input.crop})
 
 
-class Quiet:
-    """A context in which a logger says nothing below errors: the exporter reports its own progress."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        self.logger, self.level = logger, logger.level
-
-    def __enter__(self) -> None:
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        self.logger.setLevel(self.level)
-
-
-def metadata(card: Card) -> Metadata:
-    """Return what deployment needs to know of a card."""
-    block = card.block
+def metadata(card: Card, form: Form) -> Metadata:
+    """Return what deployment needs to know of a card and its graph."""
+    block, input = card.block, seen_input(card, form)
     assert block.finetuning is not None  # checked by export
     return Metadata(
         format=1,
         card=card.name,
         card_sha256=card.sha256(),
-        input=block.input,
+        input=input,
         labels=block.labels,
         regions=block.regions,
         target=block.target,
-        roi=block.input.crop,
+        flip_axes=block.finetuning.augmentation.flip_axes,
+        roi=input.crop,
         overlap=block.finetuning.overlap,
+        precision=form.precision,
     )
-
-
-def compare(model: nn.Module, content: bytes, card: Card, scan: Scan | None) -> Iterator[Parity]:
-    """Yield the agreement of graph and float64 model on a CT-like phantom with constant air, and on a real scan."""
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    exported = lambda windows: session.run(None, {"volume": windows})[0]  # noqa: E731
-    exact = _exact_predictor(model)
-    volumes = {"CT-like phantom": phantom_for(card)}
-    if scan is not None:
-        read = scan if isinstance(scan, Volume) else read_scan(scan, len(card.block.input.channels))
-        volumes[Path(read.name).name] = read
-    for name, volume in volumes.items():
-        yield parity(name, exported, exact, middle(prepare(volume, card.block.input).voxels, card), card)
-
-
-def phantom_for(card: Card) -> Volume:
-    """Return a CT-like scan with constant air on a grid of the card's own spacing, alike in all its channels."""
-    input = card.block.input
-    voxels = make_phantom(seed=7)[0].voxels
-    grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), np.diag([*input.spacing_mm, 1.0]))
-    return Volume(np.repeat(voxels, len(input.channels), axis=0), grid, "the CT-like phantom")
-
-
-def middle(voxels: NDArray[np.float32], card: Card) -> NDArray[np.float32]:
-    """Return the middle of a volume (C, X, Y, Z), at most twice the crop along each axis, for float64 is slow."""
-    starts = [max(0, (n - 2 * r) // 2) for n, r in zip(voxels.shape[1:], card.block.input.crop, strict=True)]
-    parts = (slice(start, start + 2 * r) for start, r in zip(starts, card.block.input.crop, strict=True))
-    return voxels[(slice(None), *parts)]
-
-
-def _exact_predictor(model: nn.Module) -> Predict:
-    reference = copy.deepcopy(model).cpu().double()
-
-    @torch.inference_mode()
-    def predict(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        return reference(torch.from_numpy(windows).double()).numpy()  # type: ignore[no-any-return]
-
-    return predict
-
-
-def parity(name: str, exported: Predict, exact: Predict, voxels: NDArray[np.float32], card: Card) -> Parity:
-    """Return how two predictors agree: their outputs window by window, and their masks over the whole volume."""
-    roi, task = card.block.input.crop, card.block.task
-    overlap = card.block.finetuning.overlap if card.block.finetuning else 0.5
-    differences, unclear = [], []
-
-    def both(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        ours, theirs = exported(windows), exact(windows)
-        differences.append(float(np.abs(ours - theirs).max()))
-        unclear.append(clear_disagreements(ours, theirs, task))
-        return theirs.astype(np.float32)
-
-    if task.of_scan:
-        slide_scan(both, voxels, roi, overlap)
-        return Parity(name, max(differences), None, sum(unclear))
-    masks = [_masks(predict, voxels, roi, overlap, task) for predict in (exported, both)]
-    lowest = min(dice(ours, theirs) for ours, theirs in zip(*masks, strict=True))
-    return Parity(name, max(differences), lowest, sum(unclear))
-
-
-def _masks(
-    predict: Predict, voxels: NDArray[np.float32], roi: Size, overlap: float, task: Task
-) -> list[NDArray[np.bool_]]:
-    """Return a mask (X, Y, Z) for each output, the background included."""
-    count = len(task.outputs)
-    if task.kind == "regions":
-        return [mask != 0 for mask in slide_regions(predict, voxels, roi, overlap, count)]
-    labels = slide(predict, voxels, roi, overlap, count)
-    return [labels == value for value in range(count)]
-
-
-def clear_disagreements(ours: NDArray[np.float32], exact: NDArray[np.float32], task: Task) -> int:
-    """Return how many answers differ although the exact outputs (B, K, ...) leave a clear margin.
-
-    Clear means, for classes, that the best two differ by more than 5 % of the standard deviation of all outputs; for
-    regions, that the logit is that far from 0. A value differs where it is off by more than 5 % of its magnitude.
-    """
-    if task.kind == "value":
-        return int((np.abs(ours - exact) > CLEAR_MARGIN * np.abs(exact)).sum())
-    least = CLEAR_MARGIN * exact.std()
-    if task.kind == "regions":
-        return int(((np.abs(exact) > least) & ((ours > 0) != (exact > 0))).sum())
-    ranked = np.sort(exact, axis=1)
-    clear = ranked[:, -1] - ranked[:, -2] > least
-    return int((clear & (ours.argmax(1) != exact.argmax(1))).sum())
-
-
-def dice(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
-    """Return the Dice of two masks; 1 where both are empty."""
-    total = int(ours.sum()) + int(theirs.sum())
-    return 2 * int((ours & theirs).sum()) / total if total else 1.0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SCHEME = "hf://"
 CARD, WEIGHTS = "README.md", "model.safetensors"
 # The Hub counts a download of a model when its config.json is asked for.
-FILES = (CARD, WEIGHTS, "pretraining.safetensors", "model.onnx", "metrics.json", "config.json")
+FILES = (CARD, WEIGHTS, "pretraining.safetensors", "model.onnx", "segmenter.json", "metrics.json", "config.json")
 FIGURE = re.compile(r"\w[\w .-]*\.png")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What means one content for ever: a commit, or a tag such as v1, 1.2.0 or v2-rc1, for mimzoo never moves a tag.

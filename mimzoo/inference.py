@@ -10,7 +10,8 @@ from torch import nn
 from mimzoo.answers import Answer, answer
 from mimzoo.cards import Card
 from mimzoo.protocols import recipe_of
-from mimzoo.volume import Volume
+from mimzoo.sweep import Sweep
+from mimzoo.volume import Volume, prepare
 
 Answering = Callable[[Volume], Answer]
 
@@ -20,9 +21,9 @@ def answer_with(model: nn.Module, card: Card) -> Answering:
 
     Raises CardError for a card without a task.
     """
-    overlap, block = recipe_of(card).overlap, card.block
+    block, sweep = card.block, Sweep(card.block.input.crop, recipe_of(card).overlap)
     predict = numpy_predictor(model)
-    return lambda scan: answer(block.task, predict, scan, block.input, overlap)
+    return lambda scan: answer(block.task, predict, prepare(scan, block.input), sweep)
 
 
 def numpy_predictor(model: nn.Module) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

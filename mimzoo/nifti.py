@@ -69,10 +69,23 @@ def read_voxels(path: Path, channels: int, held: Held = as_they_come) -> tuple[A
         with _open(path) as stream:
             header = _header(path, stream)
             shape = _shape(path, header, channels)
-            wanted = held(_scaled(np.empty(0, _dtype(path, header)), header).dtype.newbyteorder("="))
+            wanted = _held_as(path, header, held)
             _check_size(path, stream, header, wanted)
             grid = _grid(path, header, shape)
             return _voxels(path, stream, header, np.empty((channels, *shape), wanted)), grid
+    except DAMAGE as error:
+        raise ScanError(f"{path}: the file cannot be read ({_reason(error)}); it may be damaged") from error
+
+
+def read_form(path: Path, channels: int, held: Held = as_they_come) -> tuple[Grid, np.dtype[Any]]:
+    """Return the grid of a file and the type that `read_voxels` would hold its voxels in; only the header is read.
+
+    Errors as `read_voxels`'.
+    """
+    try:
+        with _open(path) as stream:
+            header = _header(path, stream)
+            return _grid(path, header, _shape(path, header, channels)), _held_as(path, header, held)
     except DAMAGE as error:
         raise ScanError(f"{path}: the file cannot be read ({_reason(error)}); it may be damaged") from error
 
@@ -208,6 +221,10 @@ def _dtype(path: Path, header: Header) -> np.dtype[Any]:
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise ScanError(f"{path}: voxels of type {_type_name(header)}; only integers and real numbers are read")
     return dtype
+
+
+def _held_as(path: Path, header: Header, held: Held) -> np.dtype[Any]:
+    return held(_scaled(np.empty(0, _dtype(path, header)), header).dtype.newbyteorder("="))
 
 
 def _type_name(header: Header) -> str:

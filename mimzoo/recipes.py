@@ -11,6 +11,9 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive, Positive]
 Spacing = tuple[Rate, Rate, Rate]
+FlipAxes = tuple[Annotated[int, Field(ge=0, le=2)], ...]
+# What an exported graph computes in.
+GraphPrecision = Literal["float32", "float16", "int8"]
 
 
 class Block(BaseModel):
@@ -96,7 +99,7 @@ class Optimiser(Block):
 class Augmentation(Block):
     """Random changes of a crop; every amount 0 and no axis switches its change off."""
 
-    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
+    flip_axes: FlipAxes = ()
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
     noise: Annotated[float, Field(ge=0)] = 0.0

@@ -24,6 +24,7 @@ WHAT = {
     "model.safetensors": "the weights",
     "pretraining.safetensors": "what else pretraining learned",
     "model.onnx": "the model for deployment without torch",
+    "segmenter.json": "what that file says of itself",
     "metrics.json": "every case of the evaluation",
     "history.csv": "every recorded figure",
     "sessions.json": "when and on what it trained",

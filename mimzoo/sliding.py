@@ -1,72 +1,66 @@
 """A network with a fixed window over a volume of any size: Gaussian-blended sliding windows, in bounded memory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
+from math import prod
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mimzoo.bodies import body_box
 from mimzoo.errors import ShapeError
-from mimzoo.grids import Floats, Masks, pad_to
+from mimzoo.grids import Floats, Masks, Slices, pad_to
+from mimzoo.recipes import Size
+from mimzoo.slabs import Slabbed
+from mimzoo.sweep import Corner, Index, Layout, Places, Sweep, places
 
+Voxels = Floats | Slabbed
 Predict = Callable[[Floats], NDArray[Any]]
 Progress = Callable[[int, int], object]
-Corner = tuple[int, int, int]
 Decide = Callable[[Floats], Masks]
 
 # The width of the Gaussian as a share of the window, and its least weight: those of MONAI's sliding_window_inference.
 SIGMA = 0.125
 LEAST_WEIGHT = 1e-3
+# From how many bytes on a block counts as large.
+LARGE = 1 << 20
 
 
-def slide(
-    predict: Predict,
-    voxels: Floats,
-    roi: Sequence[int],
-    overlap: float,
-    classes: int,
-    batch: int = 1,
-    progress: Progress | None = None,
-) -> Masks:
+def slide(predict: Predict, voxels: Voxels, sweep: Sweep, classes: int, progress: Progress | None = None) -> Masks:
     """Return the labels (X, Y, Z) uint8 that `predict` gives a volume (C, X, Y, Z), window by window.
 
-    `predict` takes windows (B, C, *roi) float32, B at most `batch`, and returns logits (B, classes, *roi). Windows
-    overlap by the share `overlap`; where they do, logits are averaged with Gaussian weights, and the largest wins (the
-    lower label in a tie). A volume smaller than `roi` is padded with each channel's minimum and cropped back. The
-    result is that of MONAI's sliding_window_inference(mode="gaussian"); memory holds one window's length along X of
-    logits instead of the whole volume's. `progress(done, total)` is called after each window.
+    `predict` takes windows (B, C, *roi) float32, B at most `sweep.batch`, and returns logits (B, classes, *roi). Where
+    windows overlap, logits are averaged with Gaussian weights, and the largest wins (the lower label in a tie). A
+    volume smaller than the window is padded with each channel's minimum and cropped back. The result is that of
+    MONAI's sliding_window_inference(mode="gaussian"), whose sums of logits for the whole volume are never held; see
+    `Blend`. `progress(done, total)` is called after each window.
 
     Raises ShapeError for an overlap outside 0..1 and for logits of another shape or that are not numbers.
     """
-    return _slide(predict, voxels, roi, overlap, classes, largest, batch, progress)
+    return _slide(predict, voxels, sweep, classes, (), largest, progress)
 
 
 def slide_regions(
-    predict: Predict,
-    voxels: Floats,
-    roi: Sequence[int],
-    overlap: float,
-    regions: int,
-    batch: int = 1,
-    progress: Progress | None = None,
+    predict: Predict, voxels: Voxels, sweep: Sweep, regions: int, progress: Progress | None = None
 ) -> Masks:
     """Return the masks (regions, X, Y, Z) uint8 of regions that may overlap: 1 where the averaged logit is positive.
 
     Otherwise as `slide`: that is where the region is more likely than not.
     """
-    rows = _slide(predict, voxels, roi, overlap, regions, positive, batch, progress)
-    # (X, regions, Y, Z) -> (regions, X, Y, Z)
-    return np.ascontiguousarray(rows.swapaxes(0, 1))
+    return _slide(predict, voxels, sweep, regions, (regions,), positive, progress)
 
 
-def slide_scan(predict: Predict, voxels: Floats, roi: Sequence[int], overlap: float) -> Floats:
+def slide_scan(predict: Predict, voxels: Voxels, sweep: Sweep) -> Floats:
     """Return the outputs (windows, K) of a model that answers for a whole window, on windows that cover the volume.
 
-    `predict` takes windows (1, C, *roi) float32 and returns (1, K). Padding and overlap are those of `slide`.
-    Raises ShapeError for outputs that are not (1, K), and for infinite ones and those that are no numbers.
+    `predict` takes windows (B, C, *roi) float32 and returns (B, K). Padding and overlap are those of `slide`; no window
+    is skipped, and no body looked for. Raises ShapeError for outputs that are not (B, K), infinite, or not numbers.
     """
-    padded, _, corners = _windows(voxels, roi, overlap)
-    found = [output for _, output in _predictions(predict, padded, corners, roi, 1)]
+    whole, _ = padded(voxels, sweep.roi)
+    corners = Layout(whole.shape[1:], sweep).corners
+    found = [row for part in _batches(corners, sweep) for row in _predict(predict, _cut(whole, part, sweep), sweep)]
     shapes = {output.shape for output in found}
     if len(shapes) > 1 or found[0].ndim != 1:
         raise ShapeError(f"the model gave outputs of shape {min(shapes)} where one row of numbers is expected")
@@ -78,60 +72,95 @@ def slide_scan(predict: Predict, voxels: Floats, roi: Sequence[int], overlap: fl
 
 def _slide(
     predict: Predict,
-    voxels: Floats,
-    roi: Sequence[int],
-    overlap: float,
+    voxels: Voxels,
+    sweep: Sweep,
     outputs: int,
+    leading: tuple[int, ...],
     decide: Decide,
-    batch: int,
     progress: Progress | None,
 ) -> Masks:
-    """Return what `decide` makes of the averaged logits, X first."""
-    padded, inside, corners = _windows(voxels, roi, overlap)
-    slab = Slab(padded.shape[1:], roi, outputs, decide)
-    for done, (corner, logits) in enumerate(_predictions(predict, padded, corners, roi, batch), 1):
-        _check(logits, outputs, roi)
-        slab.add(corner, logits)
-        if progress is not None:
-            progress(done, len(corners))
+    """Return what `decide` makes of the averaged logits, an array (*leading, X, Y, Z)."""
+    whole, inside = padded(voxels, sweep.roi)
+    box = body_box(whole, sweep.roi) if sweep.within_body else places((0, 0, 0), whole.shape[1:])
+    layout = Layout([part.stop - part.start for part in box], sweep)
+    blend = Blend(layout, outputs, leading, decide)
+    done = 0
+    for part in _batches(layout.corners, sweep):
+        windows = _cut(whole, part, sweep, box)
+        seen = ~_constant(windows) if sweep.skip_constant else np.ones(len(part), bool)
+        logits = iter(_predict(predict, windows[seen], sweep) if seen.any() else ())
+        for corner, one in zip(part, seen, strict=True):
+            blend.add(corner, next(logits) if one else None)
+            done += 1
+            if progress is not None:
+                progress(done, len(layout.corners))
+        # before the next ones are made
+        del logits
+    answer = _placed(blend.answer, box, whole.shape[1:]) if sweep.within_body else blend.answer
     # a crop of the padded answer, made contiguous so that the padding is freed
     _, along_x, along_y, along_z = inside
-    return np.ascontiguousarray(slab.finish()[along_x, ..., along_y, along_z])
+    return np.ascontiguousarray(answer[..., along_x, along_y, along_z])
 
 
-def _windows(voxels: Floats, roi: Sequence[int], overlap: float) -> tuple[Floats, tuple[slice, ...], list[Corner]]:
-    """Return the padded volume, the slices that crop it back, and the corners of the windows that cover it."""
-    if not 0 <= overlap < 1:
-        raise ShapeError(f"overlap {overlap} is not allowed; it must be at least 0 and below 1")
-    padded, inside = pad_to(voxels, roi, voxels.min(axis=(1, 2, 3)))
-    steps = [max(int(r * (1 - overlap)), 1) for r in roi]
-    starts = [_starts(*axis) for axis in zip(padded.shape[1:], roi, steps, strict=True)]
-    return padded, inside, [(x, y, z) for x in starts[0] for y in starts[1] for z in starts[2]]
+def padded(voxels: Voxels, roi: Size) -> tuple[Voxels, Slices]:
+    """Return voxels (C, X, Y, Z) padded with each channel's minimum to at least the window, and the way back.
+
+    The way back are the slices that crop them. Voxels that need no padding are the very same; see `pad_to`.
+    """
+    if all(length >= window for length, window in zip(voxels.shape[1:], roi, strict=True)):
+        return voxels, (slice(None),) * 4
+    whole = voxels.whole() if isinstance(voxels, Slabbed) else voxels
+    return pad_to(whole, roi, whole.min(axis=(1, 2, 3)))
 
 
-def _starts(length: int, window: int, step: int) -> list[int]:
-    """Return where windows begin along an axis; the last one ends with the axis."""
-    return [*range(0, length - window, step), length - window]
+def _placed(answer: Masks, box: Places, shape: Sequence[int]) -> Masks:
+    """Return an answer (..., x, y, z) for a box in its place within 0."""
+    whole = np.zeros((*answer.shape[:-3], *shape), np.uint8)
+    whole[(..., *box)] = answer
+    return whole
 
 
-def _predictions(
-    predict: Predict, voxels: Floats, corners: Sequence[Corner], roi: Sequence[int], batch: int
-) -> Iterator[tuple[Corner, NDArray[Any]]]:
-    for first in range(0, len(corners), batch):
-        part = corners[first : first + batch]
-        logits = np.asarray(predict(np.stack([voxels[(slice(None), *_window(c, roi))] for c in part])))
-        if len(logits) != len(part):
-            raise ShapeError(f"the model gave {len(logits)} outputs for {len(part)} windows")
-        yield from zip(part, logits, strict=True)
+def _batches(corners: Sequence[Corner], sweep: Sweep) -> Iterator[Sequence[Corner]]:
+    for first in range(0, len(corners), sweep.batch):
+        yield corners[first : first + sweep.batch]
 
 
-def _window(corner: Sequence[int], roi: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(start, start + length) for start, length in zip(corner, roi, strict=True))
+def _cut(voxels: Voxels, corners: Sequence[Corner], sweep: Sweep, box: Places | None = None) -> Floats:
+    """Return the windows (B, C, *roi) at some corners, which are counted from that of the box."""
+    x, y, z = (part.start for part in box) if box else (0, 0, 0)
+    shifted = [(corner[0] + x, corner[1] + y, corner[2] + z) for corner in corners]
+    return np.stack([voxels[(slice(None), *places(corner, sweep.roi))] for corner in shifted])
 
 
-def _check(logits: NDArray[Any], classes: int, roi: Sequence[int]) -> None:
-    if logits.shape != (classes, *roi):
-        raise ShapeError(f"the model gave logits of shape {logits.shape} where {(classes, *roi)} is expected")
+def _predict(predict: Predict, windows: Floats, sweep: Sweep) -> NDArray[Any]:
+    """Return what is predicted of windows (B, C, *roi), the mean over their mirrored views."""
+    found = _predict_once(predict, windows)
+    turns = [axes for count in range(1, len(sweep.mirror) + 1) for axes in combinations(sweep.mirror, count)]
+    if turns:
+        # what is predicted may be read-only, and in half precision
+        found = found.astype(np.float32)
+    for axes in turns:
+        # (B, C, X, Y, Z)
+        reversed_axes = tuple(2 + axis for axis in axes)
+        logits = _predict_once(predict, np.ascontiguousarray(np.flip(windows, reversed_axes)))
+        found += np.flip(logits, reversed_axes) if logits.ndim == windows.ndim else logits
+    if turns:
+        found /= np.float32(1 + len(turns))
+    return found
+
+
+def _predict_once(predict: Predict, windows: Floats) -> NDArray[Any]:
+    logits = np.asarray(predict(windows))
+    if len(logits) != len(windows):
+        raise ShapeError(f"the model gave {len(logits)} outputs for {len(windows)} windows")
+    return logits
+
+
+def _constant(windows: Floats) -> NDArray[np.bool_]:
+    """Return which windows (B, C, *roi) have one value throughout each channel."""
+    axes = (2, 3, 4)
+    constant: NDArray[np.bool_] = (windows.min(axes) == windows.max(axes)).all(1)
+    return constant
 
 
 def gaussian(roi: Sequence[int]) -> Floats:
@@ -144,55 +173,60 @@ def gaussian(roi: Sequence[int]) -> Floats:
     return np.maximum(weights, max(float(weights.min()), LEAST_WEIGHT)).astype(np.float32)
 
 
-class Slab:
-    """The weighted sums of logits that later windows can still change; what lies before them is already decided.
+class Blend:
+    """The weighted sums of logits, block by block: begun by the first window on a block, decided after the last.
 
-    Windows must come with rising X. The weights themselves need not be summed: they scale all logits of a voxel
-    alike, which leaves the largest the largest, and the positive positive. `decide` turns the sums (classes, Y, Z) of
-    a row into its answer.
+    `answer` (*leading, X, Y, Z) uint8 has what `decide` makes of the sums (outputs, x, y, z) of each block, and 0 where
+    no window gave any. The weights themselves need not be summed: they scale all logits of a voxel alike, which leaves
+    the largest the largest, and the positive positive.
     """
 
-    def __init__(self, shape: Sequence[int], roi: Sequence[int], classes: int, decide: Decide) -> None:
-        self.roi, self.weights, self.decide = roi, gaussian(roi), decide
-        self.length, self.answer = shape[0], np.zeros((0,), np.uint8)
-        # X before the classes: rows are finished, and moved, one at a time
-        self.sums = np.zeros((roi[0], classes, *shape[1:]), np.float32)
-        self.scratch = np.empty(roi, np.float32)
-        self.start = 0
+    def __init__(self, layout: Layout, outputs: int, leading: tuple[int, ...], decide: Decide) -> None:
+        self.layout, self.outputs, self.decide = layout, outputs, decide
+        self.weights = gaussian(layout.roi)
+        self.answer: Masks = np.zeros((*leading, *layout.shape), np.uint8)
+        self.sums: dict[Index, Floats] = {}
 
-    def add(self, corner: Corner, logits: NDArray[Any]) -> None:
-        """Add a window's logits (classes, *roi) at `corner`."""
-        self._advance(corner[0])
-        _, along_y, along_z = _window(corner, self.roi)
-        for number, share in enumerate(logits):
-            np.multiply(share, self.weights, out=self.scratch, casting="same_kind")
-            self.sums[:, number, along_y, along_z] += self.scratch
+    def add(self, corner: Corner, logits: NDArray[Any] | None) -> None:
+        """Add a window's logits (outputs, *roi) at `corner`; None adds nothing, yet the window is done.
 
-    def finish(self) -> Masks:
-        """Return the answer for the whole volume, X first."""
-        self._advance(self.length)
-        return self.answer
+        Corners must come in the order of the layout.
+        """
+        if logits is not None and logits.shape != (self.outputs, *self.layout.roi):
+            raise ShapeError(
+                f"the model gave logits of shape {logits.shape} where {(self.outputs, *self.layout.roi)} is expected"
+            )
+        for index, last in self.layout.touched(corner):
+            place = self.layout.place(index)
+            if logits is not None:
+                within = tuple(slice(p.start - c, p.stop - c) for p, c in zip(place, corner, strict=True))
+                self._add(index, logits[(slice(None), *within)], self.weights[within])
+            if last and index in self.sums:
+                self.answer[(..., *place)] = self.decide(self.sums.pop(index))
 
-    def _advance(self, start: int) -> None:
-        """Decide the rows before `start` and move the others to the front."""
-        step = start - self.start
-        if step == 0:
+    def _add(self, index: Index, logits: NDArray[Any], weights: Floats) -> None:
+        if index not in self.sums:
+            self.sums[index] = _memory(logits.shape)
+            np.multiply(logits, weights, out=self.sums[index], casting="same_kind")
             return
-        length = len(self.sums)
-        for row in range(min(step, length)):
-            self._put(self.start + row, self.decide(self.sums[row]))
-        for row in range(length):
-            self.sums[row] = self.sums[row + step] if row + step < length else 0
-        self.start = start
+        sums, scratch = self.sums[index], np.empty(weights.shape, np.float32)
+        for share, total in zip(logits, sums, strict=True):
+            np.multiply(share, weights, out=scratch, casting="same_kind")
+            total += scratch
 
-    def _put(self, row: int, decided: Masks) -> None:
-        if self.answer.ndim == 1:
-            self.answer = np.zeros((self.length, *decided.shape), np.uint8)
-        self.answer[row] = decided
+
+def _memory(shape: Sequence[int]) -> Floats:
+    """Return memory for the sums of a block.
+
+    Large blocks are the system's own pages, which it has back at once: in a heap, blocks of many sizes leave holes.
+    """
+    size = 4 * prod(shape)
+    # (bytes,) -> (outputs, x, y, z)
+    return np.frombuffer(mmap(-1, size), np.float32).reshape(shape) if size >= LARGE else np.empty(shape, np.float32)
 
 
 def largest(sums: Floats) -> Masks:
-    """Return the class (Y, Z) with the largest of the sums (classes, Y, Z), the first in a tie."""
+    """Return the class (x, y, z) with the largest of the sums (classes, x, y, z), the first in a tie."""
     best, labels = sums[0].copy(), np.zeros(sums.shape[1:], np.uint8)
     for number in range(1, len(sums)):
         np.copyto(labels, number, where=sums[number] > best)
@@ -203,7 +237,7 @@ def largest(sums: Floats) -> Masks:
 
 
 def positive(sums: Floats) -> Masks:
-    """Return 1 where a sum (regions, Y, Z) is positive, 0 elsewhere."""
+    """Return 1 where a sum (regions, x, y, z) is positive, 0 elsewhere."""
     _refuse_nan(sums)
     return (sums > 0).astype(np.uint8)
 

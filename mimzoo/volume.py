@@ -14,6 +14,7 @@ from mimzoo.grids import (
     Floats,
     Grid,
     Masks,
+    Matrix,
     Orientation,
     from_ras,
     pad_to,
@@ -27,6 +28,7 @@ from mimzoo.masks import LabelMap, RegionMap, read_labels, write_labels
 from mimzoo.nifti import Held, as_float32, read_voxels
 from mimzoo.recipes import Input, Intensity, Percentile, WindowHU, ZScore
 from mimzoo.regrid import resample_onto, same_grid
+from mimzoo.slabs import Slab, Slabbed
 
 __all__ = [
     "Grid",
@@ -34,6 +36,7 @@ __all__ = [
     "Orientation",
     "Prepared",
     "RegionMap",
+    "Streamed",
     "Volume",
     "check_pair",
     "from_ras",
@@ -49,6 +52,7 @@ __all__ = [
     "resample_onto",
     "same_grid",
     "spaced",
+    "stream",
     "to_ras",
     "write_labels",
 ]
@@ -58,7 +62,7 @@ __all__ = [
 class Volume:
     """A scan: voxels (C, X, Y, Z) float32, their grid, and the name that errors call it by.
 
-    Where it was read so, voxels are whole numbers as they are stored; `prepare_slabs` takes these too.
+    Where it was read so, voxels are whole numbers as they are stored; `prepare_slabs` and `stream` take these too.
     """
 
     voxels: Floats
@@ -83,9 +87,13 @@ def read_scan(path: Path | str | Sequence[Path | str], channels: int = 1, held: 
         raise ScanError(
             f"{len(paths)} files ({given}) where {channels} channel(s) are expected; give one file for each"
         )
-    first, *others = (_read_file(one, 1, as_float32) for one in paths)
-    voxels = [first.voxels, *(resample_onto(one.voxels, one.grid, first.grid, one.name) for one in others)]
-    return Volume(np.concatenate(voxels), first.grid, first.name)
+    first = _read_file(paths[0], 1, as_float32)
+    voxels = np.empty((channels, *first.grid.shape), np.float32)
+    voxels[0] = first.voxels[0]
+    for number, path in enumerate(paths[1:], 1):
+        one = _read_file(path, 1, as_float32)
+        voxels[number] = resample_onto(one.voxels, one.grid, first.grid, one.name)[0]
+    return replace(first, voxels=voxels)
 
 
 def _read_file(path: Path, channels: int, held: Held) -> Volume:
@@ -163,9 +171,15 @@ def _window(channel: Floats, out: Floats, limits: tuple[float, float]) -> None:
 
 def _moments(channel: Floats, intensity: ZScore, name: str) -> tuple[np.float64, np.float64]:
     """Return mean and deviation."""
-    where = channel != 0 if intensity.voxels == "nonzero" else np.ones_like(channel, bool)
-    # float64, since float32 sums lose digits over millions of voxels
-    mean, deviation = channel.mean(dtype=float, where=where), channel.std(dtype=float, where=where)
+
+    def planes() -> Iterator[Matrix]:
+        # float64, since float32 sums lose digits over millions of voxels; in planes, since that doubles a scan
+        for plane in channel:
+            yield (plane[plane != 0] if intensity.voxels == "nonzero" else plane).astype(float)
+
+    count = max(sum(plane.size for plane in planes()), 1)
+    mean = np.float64(sum(plane.sum() for plane in planes()) / count)
+    deviation = np.sqrt(np.float64(sum(((plane - mean) ** 2).sum() for plane in planes()) / count))
     if not deviation > 0:
         raise ScanError(f"{name}: {intensity.voxels} voxels all have one value; there is no contrast")
     return mean, deviation
@@ -180,10 +194,9 @@ def _zscore(channel: Floats, out: Floats, moments: tuple[np.float64, np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """What a network sees of a scan: voxels (C, X, Y, Z) float32 in RAS+, their grid, and the way back."""
+class Placed:
+    """Where what a network sees of a scan lies, in RAS+, and the way back to the scan's own grid."""
 
-    voxels: Floats
     grid: Grid
     native: Grid
     source: Grid
@@ -199,6 +212,20 @@ class Prepared:
         return RegionMap({name: self.restore(mask).voxels for name, mask in masks.items()}, self.source)
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared(Placed):
+    """What a network sees of a scan: voxels (C, X, Y, Z) float32 with their place."""
+
+    voxels: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed(Placed):
+    """What a network sees of a scan, made of it slab by slab as windows go over it."""
+
+    voxels: Slabbed
+
+
 def prepare(scan: Volume, input: Input) -> Prepared:
     """Return the scan reoriented to RAS+, normalised on its own voxels, then resampled to `input.spacing_mm`.
 
@@ -209,26 +236,42 @@ def prepare(scan: Volume, input: Input) -> Prepared:
     for part, slab in slabs:
         voxels[:, part] = slab
     _, native, orientation = to_ras(scan.voxels, scan.grid)
-    return Prepared(voxels, grid, native, scan.grid, orientation)
+    return Prepared(grid, native, scan.grid, orientation, voxels)
 
 
-def prepare_slabs(scan: Volume, input: Input) -> tuple[Grid, Iterator[tuple[slice, Floats]]]:
+def stream(scan: Volume, input: Input) -> Streamed:
+    """Return what `prepare` returns, of which no more is held than a window needs.
+
+    The scan's voxels may be whole numbers as they are stored. Raises ScanError when the channels do not match, or when
+    there is no contrast.
+    """
+    grid, slabs = _slabs(scan, input)
+    _, native, orientation = to_ras(scan.voxels, scan.grid)
+    return Streamed(grid, native, scan.grid, orientation, Slabbed((len(scan.voxels), *grid.shape), slabs))
+
+
+def prepare_slabs(scan: Volume, input: Input) -> tuple[Grid, Iterator[Slab]]:
     """Return the grid of what `prepare` returns, and its voxels slab by slab, so that nobody need hold them all.
 
     A slab is a slice along X, and its voxels (C, slab, Y, Z) float32. Raises ScanError as `prepare` does.
     """
+    grid, slabs = _slabs(scan, input)
+    _check_memory(scan, grid)
+    return grid, slabs()
+
+
+def _slabs(scan: Volume, input: Input) -> tuple[Grid, Callable[[], Iterator[Slab]]]:
+    """Return the grid of what `prepare` returns, and a function that yields its slabs from the first one on."""
     if len(scan.voxels) != len(input.channels):
         expected = f"{len(input.channels)} ({', '.join(input.channels)})"
         raise ScanError(f"{scan.name}: {len(scan.voxels)} channel(s) where {expected} are expected")
     voxels, native, _ = to_ras(scan.voxels, scan.grid)
-    grid = spaced(native, input.spacing_mm)
-    _check_memory(scan, grid)
     normalise_part = _normaliser(voxels, input.intensity, scan.name)
 
     def take(planes: slice) -> Floats:
         return normalise_part(voxels[:, planes].astype(np.float32, copy=False))
 
-    return grid, resample_slabs(take, native, input.spacing_mm)
+    return spaced(native, input.spacing_mm), lambda: resample_slabs(take, native, input.spacing_mm)
 
 
 def _check_memory(scan: Volume, grid: Grid) -> None:

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from monai.data.utils import dense_patch_slices
 from scipy.special import softmax as scipy_softmax
 
-from mimzoo.answers import answer, draw, softmax, tell
+from mimzoo import answers
+from mimzoo.answers import softmax
 from mimzoo.errors import ScanError, ShapeError
 from mimzoo.grids import Grid
 from mimzoo.masks import LabelMap, RegionMap
 from mimzoo.recipes import Input, WindowHU
+from mimzoo.sweep import Sweep
 from mimzoo.tasks import Target, make_task
 from mimzoo.volume import Volume, prepare
 
@@ -21,6 +23,18 @@ DRAWN = make_task(LABELS, None, None)
 REGIONS = make_task(LABELS, {"Whole": ("Edema", "Core"), "Core": ("Core",)}, None)
 CLASSES = make_task(None, None, Target(column="diagnosis", classes=("CN", "MCI", "AD")))
 AGE = make_task(None, None, Target(column="age", unit="years"))
+
+
+def answer(task, predict, scan, input, overlap):
+    return answers.answer(task, predict, prepare(scan, input), Sweep(input.crop, overlap))
+
+
+def draw(task, predict, scan, input, overlap):
+    return answers.draw(task, predict, prepare(scan, input), Sweep(input.crop, overlap))
+
+
+def tell(task, predict, scan, input, overlap):
+    return answers.tell(task, predict, prepare(scan, input), Sweep(input.crop, overlap))
 
 
 def an_input(spacing_mm=(1, 1, 1), channels=("CT",), crop=(8, 8, 8)):

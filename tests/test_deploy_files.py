@@ -20,8 +20,7 @@ from thresholds import (
     with_content,
 )
 
-from mimzoo import answers
-from mimzoo.deploy import predict_files, segment_files, split_files, write_table
+from mimzoo.deploy import Choice, models, predict_files, segment_files, split_files, write_table
 from mimzoo.errors import DataError, ExportError
 from mimzoo.masks import read_labels
 from mimzoo.tasks import Target
@@ -77,7 +76,7 @@ def test_masks_are_written_one_by_one_and_a_bad_scan_stops_nothing(model, tmp_pa
 def test_the_same_scan_gives_the_same_file(model, tmp_path):
     scan = save_scan(tmp_path / "a.nii.gz", noise())
     (first,), _ = segment_files(model, [scan], tmp_path / "one")
-    (second,), _ = segment_files(model, [scan], tmp_path / "two", threads=1)
+    (second,), _ = segment_files(model, [scan], tmp_path / "two", choice=Choice(threads=1))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -198,14 +197,14 @@ def test_a_full_disk_leaves_no_half_of_the_regions(regions, tmp_path, monkeypatc
 
 def test_memory_that_runs_out_fails_one_scan(model, tmp_path, monkeypatch):
     scans = [save_scan(tmp_path / name, noise()) for name in ("a.nii", "b.nii")]
-    real = answers.prepare
+    real = models.stream
 
     def scarce(volume, block):
         if volume.name.endswith("a.nii"):
             raise MemoryError
         return real(volume, block)
 
-    monkeypatch.setattr(answers, "prepare", scarce)
+    monkeypatch.setattr(models, "stream", scarce)
     done, failures = segment_files(model, scans, tmp_path / "out")
     assert [p.name for p in done] == ["b.nii.gz"]
     assert "out of memory" in failures[0] and "a.nii" in failures[0]
@@ -240,7 +239,7 @@ def test_each_scan_is_told_of_by_its_name_as_given_and_a_bad_one_stops_nothing(d
 def test_files_joined_by_commas_are_told_of_together(age, tmp_path):
     files = [save_scan(tmp_path / f"t{n}.nii.gz", noise((16, 16, 12), n)) for n in (1, 2)]
     joined = ",".join(map(str, files))
-    found, failures = predict_files(age, [joined], threads=1)
+    found, failures = predict_files(age, [joined], choice=Choice(threads=1))
     expected = 20 + 60 * np.clip(noise((16, 16, 12), 2) / 1000, 0, 1).mean()
     assert not failures and found == {joined: {"age": pytest.approx(expected, rel=1e-4)}}
 

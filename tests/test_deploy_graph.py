@@ -1,7 +1,6 @@
 """Graphs in ONNX files: opened where they are what their metadata says, refused in one sentence where not."""
 
 import json
-import sys
 
 import numpy as np
 import onnx
@@ -9,9 +8,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from thresholds import LABELS, ROI, linear_graph, metadata, save_model, threshold_graph, with_content
 
+from mimzoo.deploy import Choice
 from mimzoo.deploy.graph import Graph
 from mimzoo.deploy.metadata import digest
-from mimzoo.errors import ExportError, MimzooError, ShapeError
+from mimzoo.errors import ExportError, ShapeError
 from mimzoo.tasks import Target
 
 REGIONS = metadata(regions={"All": ("Soft", "Hard"), "Core": ("Hard",)})
@@ -24,7 +24,7 @@ def model(tmp_path):
 
 
 def test_a_graph_gives_the_logits_of_its_windows(tmp_path):
-    graph = Graph(save_model(tmp_path / "m.onnx", REGIONS, graph=linear_graph([[2], [3]], [-1, 4])), threads=1)
+    graph = Graph(save_model(tmp_path / "m.onnx", REGIONS, graph=linear_graph([[2], [3]], [-1, 4])), Choice(threads=1))
     windows = np.random.default_rng(0).random((3, 1, *ROI), np.float32)
     np.testing.assert_allclose(graph.predict(windows), np.concatenate([2 * windows - 1, 3 * windows + 4], 1), atol=1e-5)
     assert graph.metadata == REGIONS
@@ -84,11 +84,14 @@ REFUSED = {
     "input name": (lambda p: save_model(p, names=("image", "logits")), "where only 'volume'"),
     "output name": (lambda p: save_model(p, names=("volume", "y")), "where only 'logits'"),
     "two outputs": (lambda p: save_model(p, extra_output=True), "where only 'logits'"),
-    "float64": (lambda p: save_model(p, kind=TensorProto.DOUBLE), r"tensor\(double\)"),
-    "labels for regions": (lambda p: save_model(p, REGIONS), r"logits is .* 3, .* says \['batch', 2, 16, 16, 12\]"),
-    "masks of a class": (lambda p: save_model(p, CLASSES), r"logits is .* says \['batch', 3\]"),
-    "two of three classes": (lambda p: save_model(p, CLASSES, graph=of_scan(2)), r"logits is .* says \['batch', 3\]"),
-    "a row for masks": (lambda p: save_model(p, graph=of_scan(3)), r"logits is .* says \['batch', 3, 16, 16, 12\]"),
+    "float64": (lambda p: save_model(p, kind=TensorProto.DOUBLE), r"volume is float64 .* says float32"),
+    "labels for regions": (lambda p: save_model(p, REGIONS), r"logits is .* 3, .* says \w+ \['batch', 2, 16"),
+    "masks of a class": (lambda p: save_model(p, CLASSES), r"logits is .* says \w+ \['batch', 3\]"),
+    "two of three classes": (
+        lambda p: save_model(p, CLASSES, graph=of_scan(2)),
+        r"logits is .* says \w+ \['batch', 3\]",
+    ),
+    "a row for masks": (lambda p: save_model(p, graph=of_scan(3)), r"logits is .* says \w+ \['batch', 3, 16"),
 }
 
 
@@ -101,17 +104,6 @@ def test_a_model_that_must_not_be_used_is_refused_in_one_sentence(tmp_path, make
     assert "\n" not in str(caught.value)
 
 
-def test_without_onnx_runtime_the_error_says_what_to_install(model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MimzooError, match=r"pip install 'mimzoo\[deploy\]'"):
-        Graph(model)
-
-
-def test_a_number_of_threads_that_cannot_be_is_refused(model):
-    with pytest.raises(MimzooError, match="threads must be at least 1, got 0"):
-        Graph(model, threads=0)
-
-
 def failing_graph():
     """A graph whose last node looks for a class that is not there, which only running it can tell."""
     model = threshold_graph(out_shape=["b", "k", "x", "y", "z"])
@@ -121,8 +113,8 @@ def failing_graph():
 
 
 def test_a_graph_that_fails_while_running_says_so_in_one_line(tmp_path):
-    graph = Graph(save_model(tmp_path / "m.onnx", graph=failing_graph()))
-    with pytest.raises(ShapeError, match=r"ONNX Runtime failed \(.*\)$") as caught:
+    graph = Graph(save_model(tmp_path / "m.onnx", graph=failing_graph()), Choice("cpu"))
+    with pytest.raises(ShapeError, match=r"ONNX Runtime .* could not give outputs of shape .*\)$") as caught:
         graph.predict(np.ones((1, 1, *ROI), np.float32))
     assert "\n" not in str(caught.value)
 

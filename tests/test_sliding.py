@@ -10,8 +10,23 @@ from hypothesis import strategies as st
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 
+from mimzoo import sliding
 from mimzoo.errors import ShapeError
-from mimzoo.sliding import _starts, gaussian, slide, slide_regions, slide_scan
+from mimzoo.slabs import Slabbed
+from mimzoo.sliding import gaussian
+from mimzoo.sweep import Layout, Sweep
+
+
+def slide(predict, voxels, roi, overlap, classes, batch=1, progress=None, **how):
+    return sliding.slide(predict, voxels, Sweep(roi, overlap, batch, **how), classes, progress)
+
+
+def slide_regions(predict, voxels, roi, overlap, regions, batch=1):
+    return sliding.slide_regions(predict, voxels, Sweep(roi, overlap, batch), regions)
+
+
+def slide_scan(predict, voxels, roi, overlap):
+    return sliding.slide_scan(predict, voxels, Sweep(roi, overlap))
 
 
 def position_dependent(channels, classes, roi, seed=0):
@@ -62,15 +77,6 @@ def test_several_channels_and_a_realistic_size_are_identical_to_monais():
     predict = position_dependent(3, 6, (32, 24, 16))
     actual = slide(in_numpy(predict), voxels, (32, 24, 16), 0.5, 6)
     np.testing.assert_array_equal(actual, labels_of_monai(predict, voxels, (32, 24, 16), 0.5))
-
-
-@given(st.integers(1, 60), st.integers(1, 60), st.floats(0, 0.95))
-@settings(max_examples=100, deadline=None)
-def test_windows_begin_where_monais_do(length, window, overlap):
-    length = max(length, window)
-    step = max(int(window * (1 - overlap)), 1)
-    expected = [s[0].start for s in dense_patch_slices((length,), (window,), (window if window == length else step,))]
-    assert _starts(length, window, step) == expected
 
 
 @pytest.mark.parametrize("roi", [(1, 2, 3), (8, 8, 8), (96, 64, 32)])
@@ -183,6 +189,51 @@ def test_memory_holds_a_slab_of_logits_not_the_whole_volumes(act, answered):
     assert peak < whole / 10 + 2 * answered * whole / 4
 
 
+def test_windows_along_any_axis_give_the_plain_blends_labels_in_their_order():
+    voxels = np.random.default_rng(3).normal(size=(1, 21, 17, 25)).astype(np.float32)
+    predict = in_numpy(position_dependent(1, 4, (8, 6, 10)))
+    for axis in range(3):
+        sweep = Sweep((8, 6, 10), 0.5, axis=axis)
+        expected = plain_blend(predict, voxels, Layout(voxels.shape[1:], sweep).corners, sweep.roi, 4)
+        np.testing.assert_array_equal(sliding.slide(predict, voxels, sweep, 4), expected.argmax(0))
+
+
+def plain_blend(predict, voxels, corners, roi, classes):
+    """The sums of all logits of the whole volume, as anyone would write it down."""
+    sums, weights = np.zeros((classes, *voxels.shape[1:]), np.float32), gaussian(roi)
+    for corner in corners:
+        place = (slice(None), *(slice(c, c + r) for c, r in zip(corner, roi, strict=True)))
+        sums[place] += predict(voxels[place][None])[0] * weights
+    return sums
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_windows_without_contrast_are_not_predicted_and_are_background(batch):
+    voxels = np.zeros((2, 24, 8, 8), np.float32)
+    voxels[:, 3, 2, 2] = 1
+    seen = []
+
+    def predict(windows):
+        seen.append(len(windows))
+        return np.stack([np.zeros_like(windows[:, 0]), np.ones_like(windows[:, 0])], 1)
+
+    labels = slide(predict, voxels, (8, 8, 8), 0.5, 2, batch, skip_constant=True)
+    # of the windows that begin at 0, 4, 8, 12 and 16, only the first shows anything
+    assert sum(seen) == 1
+    assert (labels[:8] == 1).all() and not labels[8:].any()
+
+
+def test_a_volume_without_contrast_is_background():
+    assert not slide(lambda w: 1 / 0, np.ones((1, 9, 9, 9), np.float32), (4, 4, 4), 0.5, 3, skip_constant=True).any()
+
+
+def test_skipping_changes_nothing_where_every_window_has_contrast():
+    voxels = np.random.default_rng(1).normal(size=(1, 19, 9, 9)).astype(np.float32)
+    predict = in_numpy(position_dependent(1, 3, (8, 8, 8)))
+    both = [slide(predict, voxels, (8, 8, 8), 0.5, 3, skip_constant=skip) for skip in (False, True)]
+    np.testing.assert_array_equal(*both)
+
+
 # --- regions that may overlap
 
 
@@ -286,3 +337,50 @@ def test_outputs_that_cannot_be_told_of_a_scan_are_refused(predict, reason):
 def test_an_overlap_that_makes_no_progress_is_refused_for_scans_too(overlap):
     with pytest.raises(ShapeError, match="overlap"):
         slide_scan(first_and_last, np.ones((1, 4, 4, 4), np.float32), (4, 4, 4), overlap)
+
+
+@pytest.mark.parametrize("roi", [(12, 10, 9), (12, 10, 20)])
+@pytest.mark.parametrize("axis", range(3))
+def test_slabs_give_the_labels_of_the_whole(roi, axis):
+    voxels = np.random.default_rng(0).random((2, 30, 22, 18), np.float32)
+    slabs = lambda: ((slice(s, min(s + 8, 30)), voxels[:, s : s + 8]) for s in range(0, 30, 8))  # noqa: E731
+    predict = in_numpy(position_dependent(2, 5, roi))
+    labels = slide(predict, Slabbed(voxels.shape, slabs), roi, 0.5, 5, axis=axis)
+    np.testing.assert_array_equal(labels, slide(predict, voxels, roi, 0.5, 5))
+
+
+@pytest.mark.parametrize("mirror", [(0,), (0, 2), (0, 1, 2)])
+def test_mirrored_views_are_averaged_over_all_combinations(mirror):
+    voxels, roi = np.random.default_rng(0).random((1, 12, 10, 9), np.float32), (12, 10, 9)
+    predict = position_dependent(1, 4, roi)
+    total = 0
+    for bits in range(2 ** len(mirror)):
+        axes = [2 + axis for place, axis in enumerate(mirror) if bits >> place & 1]
+        total = total + torch.flip(predict(torch.flip(torch.from_numpy(voxels)[None], axes)), axes)
+    labels = slide(in_numpy(predict), voxels, roi, 0.5, 4, mirror=mirror)
+    assert (labels == total[0].argmax(0).numpy()).mean() > 0.999
+
+
+def test_a_scans_outputs_are_averaged_over_mirrored_views():
+    voxels = np.random.default_rng(0).random((1, 6, 4, 4), np.float32)
+    ramp = np.arange(6, dtype=np.float32).reshape(6, 1, 1)
+    rows = sliding.slide_scan(lambda w: (w * ramp).sum((2, 3, 4)), voxels, Sweep((6, 4, 4), 0.5, mirror=(0,)))
+    np.testing.assert_allclose(rows, [[2.5 * voxels.sum()]], rtol=1e-5)
+
+
+def test_only_the_body_is_looked_at_and_around_it_is_background():
+    voxels, roi = np.zeros((1, 60, 48, 40), np.float32), (12, 12, 12)
+    voxels[:, 20:40, 12:30, 8:30] = 1 + np.random.default_rng(0).random((1, 20, 18, 22), np.float32)
+    seen = []
+
+    def predict(windows):
+        seen.append(len(windows))
+        return np.concatenate([np.zeros_like(windows), windows * 0 + 1, windows], 1)
+
+    labels = slide(predict, voxels, roi, 0.5, 3, within_body=True)
+    within, seen[:] = len(seen), []
+    everywhere = slide(predict, voxels, roi, 0.5, 3)
+    assert within < len(seen) / 2
+    body = (slice(20, 40), slice(12, 30), slice(8, 30))
+    np.testing.assert_array_equal(labels[body], everywhere[body])
+    assert not labels[:14].any() and everywhere[:14].all() and labels.shape == everywhere.shape

@@ -687,6 +687,29 @@ def test_intensities_are_normalised_before_resampling():
     np.testing.assert_allclose(prepared.voxels[0, 1::2, 0, 0], 0.5)
 
 
+MODES = [
+    WindowHU(mode="window_hu", window_hu=(-100, 300)),
+    ZScore(mode="zscore"),
+    ZScore(mode="zscore", voxels="nonzero"),
+    Percentile(mode="percentile"),
+]
+
+
+@pytest.mark.parametrize("spacing_mm", [(1, 1, 1), (1.7, 0.8, 1.3)])
+@pytest.mark.parametrize("intensity", MODES)
+def test_a_streamed_scan_is_the_prepared_one_whatever_it_is_held_in(spacing_mm, intensity):
+    whole = np.random.default_rng(0).integers(-500, 900, (1, 21, 30, 17)).astype(np.int16)
+    grid = volume.Grid((21, 30, 17), np.diag([-1.0, 1.1, 1, 1]))
+    given = an_input(spacing_mm, intensity=intensity)
+    expected = volume.prepare(volume.Volume(whole.astype(np.float32), grid), given)
+    streamed = volume.stream(volume.Volume(whole, grid), given)
+    assert streamed.voxels.shape == expected.voxels.shape
+    np.testing.assert_array_equal(streamed.voxels.whole(), expected.voxels)
+    np.testing.assert_array_equal(streamed.voxels[:, 5:9, 3:11, 2:8], expected.voxels[:, 5:9, 3:11, 2:8])
+    labels = (expected.voxels[0] > 0.3).astype(np.uint8)
+    np.testing.assert_array_equal(streamed.restore(labels).voxels, expected.restore(labels).voxels)
+
+
 def test_importing_volume_leaves_torch_alone(tmp_path):
     import subprocess
     import sys

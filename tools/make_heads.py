@@ -7,8 +7,6 @@ is written, and it fails when a table on the page is another.
 """
 
 import argparse
-import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mimzoo.errors import ShapeError
-from mimzoo.export import OPSET, Quiet
+from mimzoo.graphs import graph_of
 from mimzoo.models import build_encoder, build_head
 from mimzoo.phantoms import make_phantom
 from mimzoo.recipes import Component, ZScore
@@ -47,13 +45,8 @@ SHALLOW = {
 
 def deploy(model: nn.Module, volume: Tensor) -> Callable[[Tensor], list[Tensor]]:
     """Return the logits of ONNX Runtime as a function of volumes, of which only the number is free."""
-    with warnings.catch_warnings(), Quiet(logging.getLogger("torch.onnx")), Quiet(logging.getLogger("onnxscript")):
-        warnings.simplefilter("ignore")
-        shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-        program = torch.onnx.export(
-            model, (volume,), dynamic_shapes=shapes, opset_version=OPSET, dynamo=True, verbose=False
-        )
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    content = graph_of(model, volume).SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda volumes: [torch.from_numpy(found) for found in session.run(None, {name: volumes.numpy()})]
 

@@ -1,15 +1,21 @@
-"""Masks and predictions from scans with ONNX Runtime alone: numpy and nibabel, no torch."""
+"""Masks and predictions from scans with numpy, nibabel and an engine for ONNX files: no torch."""
 
+from mimzoo.deploy.choice import LOGITS, VOLUME, Choice
+from mimzoo.deploy.engines import ENGINES
 from mimzoo.deploy.files import predict_files, segment_files, split_files, write_table
-from mimzoo.deploy.graph import LOGITS, MODEL_FILE, VOLUME
+from mimzoo.deploy.graph import MODEL_FILE
+from mimzoo.deploy.memory import Manner
 from mimzoo.deploy.metadata import Metadata
 from mimzoo.deploy.models import Deployed, Predictor, RegionSegmenter, Scan, Segmenter, open_model
 
 __all__ = [
+    "ENGINES",
     "LOGITS",
     "MODEL_FILE",
     "VOLUME",
+    "Choice",
     "Deployed",
+    "Manner",
     "Metadata",
     "Predictor",
     "RegionSegmenter",

@@ -6,8 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from mimzoo.answers import Told
-from mimzoo.deploy.graph import first_line
-from mimzoo.deploy.models import Predictor, open_model
+from mimzoo.deploy.choice import Choice
+from mimzoo.deploy.engines import first_line
+from mimzoo.deploy.memory import Manner, told_bytes
+from mimzoo.deploy.models import Deployed, Predictor, open_model
 from mimzoo.errors import DataError, ExportError, MimzooError
 from mimzoo.files import replacing
 from mimzoo.masks import LabelMap, RegionMap, region_paths
@@ -25,25 +27,35 @@ def segment_files(
     scans: Sequence[str | Path],
     out_dir: str | Path,
     progress: CaseProgress | None = None,
-    threads: int | None = None,
+    choice: Choice | None = None,
+    manner: Manner | None = None,
+    note: Callable[[str], object] | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Return the masks written, `out_dir`/<scan's stem>.nii.gz each, and one sentence for each scan that failed.
 
     A scan of several files is written `first.nii.gz,second.nii.gz`, in the order of the model's channels, and its mask
     is called after the first; regions have a file each, <stem>-<region>.nii.gz. A scan that fails does not stop the
-    others. `progress(done, total, scan)` is called after each.
+    others. `progress(done, total, scan)` is called after each, `note(sentence)` with what runs the model and, before
+    each scan, with the memory that it will take.
     Raises DataError, before anything is done, when two scans would have one mask or a mask would overwrite a scan, and
     ExportError for a model that draws no masks.
     """
-    segment = open_model(model, threads)
+    segment = open_model(model, choice, manner)
     if isinstance(segment, Predictor):
         raise ExportError(f"{segment.path}: this model draws no masks but tells of scans; use `mimzoo predict`")
     targets = _targets([split_files(scan) for scan in scans], Path(out_dir), segment.metadata.task.regions)
     _make_folder(Path(out_dir))
+    tell = note or (lambda sentence: None)
+    tell(_engine(segment))
+    if segment.manner.memory_bytes is not None:
+        segment.graph.warm()
     done: list[Path] = []
 
     def draw(files: Files) -> None:
-        drawn = segment(files)
+        tell(f"{files[0].name}: at most {told_bytes(segment.plan(files)[1])} of memory beside the network")
+        agreement, drawn = segment.agreement, segment(files)
+        if segment.agreement and agreement is None:
+            tell(segment.agreement)
         if isinstance(drawn, RegionMap):
             done.extend(drawn.save(targets[files]))
         elif isinstance(drawn, LabelMap):
@@ -54,14 +66,14 @@ def segment_files(
 
 
 def predict_files(
-    model: str | Path, scans: Sequence[str | Path], progress: CaseProgress | None = None, threads: int | None = None
+    model: str | Path, scans: Sequence[str | Path], progress: CaseProgress | None = None, choice: Choice | None = None
 ) -> tuple[dict[str, Told], list[str]]:
     """Return what is told of each scan, by its name as given, and one sentence for each scan that failed.
 
     Scans of several files are written as for `segment_files`, and `progress` is called as there.
     Raises DataError for a scan that is given twice, ExportError for a model that draws masks.
     """
-    tell = open_model(model, threads)
+    tell = open_model(model, choice)
     if not isinstance(tell, Predictor):
         raise ExportError(f"{tell.path}: this model tells nothing of whole scans but draws masks; use `mimzoo segment`")
     found: dict[str, Told] = {}
@@ -94,6 +106,12 @@ def write_table(path: Path, found: dict[str, Told]) -> None:
 def split_files(scan: str | Path) -> Files:
     """Return the files of a scan: in a text those that commas part, `first.nii.gz,second.nii.gz`; a Path is one."""
     return (scan,) if isinstance(scan, Path) else tuple(map(Path, BETWEEN.split(scan)))
+
+
+def _engine(model: Deployed) -> str:
+    """Return what runs a model, and why nothing before it in the order does."""
+    others = "".join(f"; not {name}: {reason}" for name, reason in model.graph.passed.items())
+    return f"run by {model.graph.engine.about}{others}"
 
 
 def _attempt(act: Callable[[Files], None], scans: Sequence[Files], progress: CaseProgress | None) -> list[str]:

@@ -1,43 +1,59 @@
-"""A graph in an ONNX file, run by ONNX Runtime: found, opened, checked against its metadata."""
+"""A graph in an ONNX file: found, checked against its metadata, and given to the engine that runs it."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mimzoo.deploy.choice import LOGITS, VOLUME, Choice
+from mimzoo.deploy.engines import first_line, open_engine
+from mimzoo.deploy.header import Header, Value, read_header
 from mimzoo.deploy.metadata import REMEDY, Metadata
-from mimzoo.errors import ExportError, MimzooError, ShapeError
+from mimzoo.errors import ExportError, ShapeError
 from mimzoo.grids import Floats
 
-VOLUME, LOGITS = "volume", "logits"
 MODEL_FILE = "model.onnx"
-# Tried in this order; what the installed ONNX Runtime lacks is passed over.
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-ERRORS_ONLY = 3
+# Types of values by their numbers in ONNX, as far as anyone exports networks with them.
+TYPES = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 
 
 class Graph:
     """An exported network with its metadata; `model` is the file, or a folder that holds model.onnx.
 
-    Raises ExportError for a file that is missing, damaged, without metadata, or whose shapes contradict its metadata,
-    and MimzooError when ONNX Runtime is not installed.
+    `engine` is what runs it, `passed` tells why the engines before it in the order do not.
+    Raises ExportError for a file that is missing, damaged, without metadata, with weights in other files, or whose
+    shapes contradict its metadata, and MimzooError when no engine can be had as `choice` asks for it.
     """
 
-    def __init__(self, model: Path, threads: int | None = None) -> None:
-        self.path = _model_path(model)
-        self.session = _session(self.path, threads)
-        self.metadata = Metadata.from_props(self.session.get_modelmeta().custom_metadata_map, str(self.path))
-        _check_graph(self.path, self.session, self.metadata)
+    def __init__(self, model: Path, choice: Choice | None = None) -> None:
+        self.path, self.choice = _model_path(model), choice or Choice()
+        header = read_header(self.path)
+        self.metadata = Metadata.from_props(header.props, str(self.path))
+        _check_graph(self.path, header, self.metadata)
+        self.engine, self.passed = open_engine(self.path, self.choice)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Return the sha256 of the file."""
+        with self.path.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()
+
+    def warm(self) -> None:
+        """Run one window of zeros, so that the engine takes the memory that it needs; ShapeError when it fails."""
+        self.predict(np.zeros((1, len(self.metadata.input.channels), *self.metadata.roi), np.float32))
 
     def predict(self, windows: Floats) -> Floats:
-        """Return the logits of prepared windows (B, C, *roi); ShapeError when ONNX Runtime fails on them."""
+        """Return the logits of prepared windows (B, C, *roi); ShapeError when the engine fails on them."""
+        logits = np.empty((len(windows), *_answered(self.metadata)), np.float32)
         try:
-            (logits,) = self.session.run([LOGITS], {VOLUME: windows})
-        # ONNX Runtime's errors share no base class but this one.
+            self.engine.run(np.ascontiguousarray(windows), logits)
+        # Engines' own errors share no base class but this one.
         except Exception as error:
-            raise ShapeError(f"ONNX Runtime failed ({first_line(error)})") from error
-        return np.asarray(logits)
+            asked = f"give outputs of shape {logits.shape} for windows of shape {windows.shape}"
+            raise ShapeError(f"{self.engine.about} could not {asked} ({first_line(error)})") from error
+        return logits
 
 
 def _model_path(model: Path) -> Path:
@@ -47,43 +63,24 @@ def _model_path(model: Path) -> Path:
     return path
 
 
-def _session(path: Path, threads: int | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MimzooError("ONNX Runtime is not installed; install it with: pip install 'mimzoo[deploy]'") from error
-    if threads is not None and threads < 1:
-        raise MimzooError(f"threads must be at least 1, got {threads}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = threads or 0
-    available = onnxruntime.get_available_providers()
-    try:
-        return onnxruntime.InferenceSession(str(path), options, [p for p in PROVIDERS if p in available])
-    # ONNX Runtime's errors share no base class but this one.
-    except Exception as error:
-        raise ExportError(f"{path}: not an ONNX file that can be run ({first_line(error)}){REMEDY}") from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the beginning of an error's text on one line."""
-    return " ".join(str(error).split())[:200]
-
-
-def _check_graph(path: Path, session: Any, metadata: Metadata) -> None:
+def _check_graph(path: Path, header: Header, metadata: Metadata) -> None:
     """Refuse a graph whose inputs and outputs are not those that the metadata promises."""
     wanted = {
-        VOLUME: (session.get_inputs(), (len(metadata.input.channels), *metadata.roi)),
-        LOGITS: (session.get_outputs(), _answered(metadata)),
+        VOLUME: (header.inputs, (len(metadata.input.channels), *metadata.roi)),
+        LOGITS: (header.outputs, _answered(metadata)),
     }
     for name, (found, shape) in wanted.items():
         if [value.name for value in found] != [name]:
             raise ExportError(
                 f"{path}: the graph has {[v.name for v in found]} where only {name!r} is expected{REMEDY}"
             )
-        if found[0].type != "tensor(float)" or not _fits(found[0].shape, shape):
-            given = f"{found[0].type} {found[0].shape}"
-            raise ExportError(f"{path}: {name} is {given}, but its metadata says {['batch', *shape]}{REMEDY}")
+        if TYPES.get(found[0].type) != "float32" or not _fits(found[0].shape, shape):
+            expected = f"float32 {['batch', *shape]}"
+            raise ExportError(f"{path}: {name} is {_said(found[0])}, but its metadata says {expected}{REMEDY}")
+
+
+def _said(value: Value) -> str:
+    return f"{TYPES.get(value.type, f'of type {value.type}')} {[axis or '?' for axis in value.shape]}"
 
 
 def _answered(metadata: Metadata) -> tuple[int, ...]:
@@ -91,9 +88,9 @@ def _answered(metadata: Metadata) -> tuple[int, ...]:
     return (len(task.outputs),) if task.of_scan else (len(task.outputs), *metadata.roi)
 
 
-def _fits(given: Sequence[int | str | None], wanted: Sequence[int]) -> bool:
+def _fits(given: Sequence[int | None], wanted: Sequence[int]) -> bool:
     """Return whether a graph's shape allows (1, *wanted); what it leaves open is checked when it runs."""
     expected = (1, *wanted)
     return len(given) == len(expected) and all(
-        not isinstance(have, int) or have == want for have, want in zip(given, expected, strict=True)
+        have is None or have == want for have, want in zip(given, expected, strict=True)
     )

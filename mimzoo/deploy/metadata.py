@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from mimzoo.errors import ExportError
-from mimzoo.recipes import Block, Input, Labels, Size
+from mimzoo.recipes import Block, FlipAxes, GraphPrecision, Input, Labels, Size
 from mimzoo.tasks import Regions, Target, Task, make_task
 
 KEY = "mimzoo"
@@ -16,7 +16,7 @@ REMEDY = "; make the file anew with `mimzoo export`"
 
 
 class Metadata(Block):
-    """What an ONNX file says of itself: the card it came from, its input, its task, window (voxels) and overlap."""
+    """What an ONNX file says of itself: its card, input and task, window (voxels), overlap and precision."""
 
     format: Literal[1] = 1
     card: str
@@ -25,8 +25,10 @@ class Metadata(Block):
     labels: Labels | None = None
     regions: Regions | None = None
     target: Target | None = None
+    flip_axes: FlipAxes = ()
     roi: Size
     overlap: Annotated[float, Field(ge=0, lt=1)]
+    precision: GraphPrecision = "float32"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

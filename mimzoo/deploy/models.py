@@ -1,31 +1,42 @@
 """Deployed models: a scan in, its answer out, with the preprocessing and the grid that belong to it."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 from mimzoo.answers import Answer, Told, answer
+from mimzoo.deploy.agreement import check_agreement
+from mimzoo.deploy.choice import Choice
 from mimzoo.deploy.graph import Graph
+from mimzoo.deploy.memory import Given, Manner, fitting, memory_left
 from mimzoo.deploy.metadata import Metadata
 from mimzoo.errors import ExportError, ScanError, ShapeError
 from mimzoo.masks import LabelMap, RegionMap
+from mimzoo.nifti import as_float32, as_small, read_form
 from mimzoo.recipes import Input, Labels, Size
+from mimzoo.sweep import Sweep
 from mimzoo.tasks import Kind
-from mimzoo.volume import Volume, read_scan
+from mimzoo.volume import Volume, read_scan, stream
 
 Scan = str | Path | Sequence[str | Path] | Volume
 
 
 class Deployed:
-    """A model in an ONNX file: the file, or a folder that holds model.onnx; `threads` limits the processor threads.
+    """A model in an ONNX file: the file, or a folder that holds model.onnx; `choice` says what runs it, and how.
 
-    Raises ExportError for a file that is missing, damaged, without metadata, of another kind of task, or whose shapes
-    contradict its metadata, and MimzooError when ONNX Runtime is not installed.
+    `manner` says how scans are gone over.
+    Raises ExportError and MimzooError as `Graph` does, and ExportError for a model of another kind of task, or one
+    whose card names no axes where `manner` would have it mirrored along those.
     """
 
     kinds: tuple[Kind, ...] = ()
 
-    def __init__(self, model: str | Path | Graph, threads: int | None = None) -> None:
-        self.graph = model if isinstance(model, Graph) else Graph(Path(model), threads)
+    def __init__(self, model: str | Path | Graph, choice: Choice | None = None, manner: Manner | None = None) -> None:
+        self.graph = model if isinstance(model, Graph) else Graph(Path(model), choice)
+        self.manner = manner or Manner()
+        self.agreement = "" if self.graph.choice.precision == "float32" else None
+        if self.manner.mirror == "card" and not self.metadata.flip_axes:
+            raise ExportError(f"{self.path}: no crops were mirrored in its training; name the axes, or do without")
         found = self.metadata.task.kind
         if found not in self.kinds:
             right = next(known.__name__ for known in MODELS if found in known.kinds)
@@ -69,31 +80,69 @@ class Deployed:
     @property
     def overlap(self) -> float:
         """Return the share by which neighbouring windows overlap."""
-        return self.metadata.overlap
+        return self.metadata.overlap if self.manner.overlap is None else self.manner.overlap
 
     def read(self, scan: Scan) -> Volume:
         """Return a scan with the model's channels: one file, or one for each channel in the order of `input`.
 
-        Raises ScanError as `read_scan` does.
+        Small whole numbers stay as they are stored. Raises ScanError as `read_scan` does.
         """
+        return scan if isinstance(scan, Volume) else read_scan(self._files(scan), len(self.input.channels), as_small)
+
+    def _files(self, scan: Scan) -> list[Path]:
+        """Return the files of a scan, none of a Volume; ScanError for another number than the model has use for."""
         if isinstance(scan, Volume):
-            return scan
+            return []
         channels, files = self.input.channels, [scan] if isinstance(scan, str | Path) else scan
         if len(files) not in (1, len(channels)):
             raise ScanError(
                 f"{', '.join(map(str, files))}: {len(files)} files where the model sees {len(channels)} channel(s); "
                 f"give one file for each of {', '.join(channels)}, in this order"
             )
-        return read_scan(files, len(channels))
+        return list(map(Path, files))
+
+    def plan(self, scan: Scan) -> tuple[Sweep, int]:
+        """Return how windows will go over a scan, and the memory (bytes) that it takes at most beside the network.
+
+        Of files only the first one's header is read. Raises ScanError where there is not enough memory, and as `read`.
+        """
+        files = self._files(scan)
+        name = scan.name if isinstance(scan, Volume) else str(files[0])
+        own = len(self.input.channels) if len(files) == 1 else 1
+        if isinstance(scan, Volume):
+            grid, held = scan.grid, 0
+        else:
+            grid, form = read_form(files[0], own, as_small if len(files) == 1 else as_float32)
+            held = prod(grid.shape) * len(self.input.channels) * form.itemsize
+        return fitting(name, Given(grid, held), self.input, self.metadata.task, self._sweep(), memory_left(self.manner))
+
+    def _sweep(self) -> Sweep:
+        manner = self.manner
+        mirror = self.metadata.flip_axes if manner.mirror == "card" else manner.mirror
+        return Sweep(
+            self.roi,
+            self.overlap,
+            manner.batch,
+            skip_constant=manner.skip_background,
+            within_body=manner.within_body,
+            mirror=mirror,
+        )
 
     def __call__(self, scan: Scan) -> Answer:
         """Return the answer for a scan (NIfTI files, or a Volume), masks in the scan's own grid.
 
-        Raises ScanError when the scan cannot be used, ExportError when the model fails on it.
+        A graph in another precision than float32 is held against float32 on the first scan, see `check_agreement`;
+        `agreement` is what that said.
+        Raises ScanError when the scan cannot be used or would not fit into memory, ExportError when the model fails or
+        does not agree.
         """
+        sweep, _ = self.plan(scan)
         volume = self.read(scan)
         try:
-            return answer(self.metadata.task, self.graph.predict, volume, self.input, self.overlap)
+            prepared = stream(volume, self.input)
+            if self.agreement is None:
+                self.agreement = check_agreement(self.graph, prepared.voxels)
+            return answer(self.metadata.task, self.graph.predict, prepared, sweep)
         except ShapeError as error:
             raise ExportError(f"{self.path}: the model fails on {volume.name}: {error}") from error
 
@@ -137,7 +186,7 @@ class Predictor(Deployed):
 MODELS: tuple[type[Deployed], ...] = (Segmenter, RegionSegmenter, Predictor)
 
 
-def open_model(model: str | Path, threads: int | None = None) -> Deployed:
+def open_model(model: str | Path, choice: Choice | None = None, manner: Manner | None = None) -> Deployed:
     """Return the deployed model of an ONNX file, of whichever kind it is; errors as `Deployed`'s."""
-    graph = Graph(Path(model), threads)
-    return next(known for known in MODELS if graph.metadata.task.kind in known.kinds)(graph)
+    graph = Graph(Path(model), choice)
+    return next(known for known in MODELS if graph.metadata.task.kind in known.kinds)(graph, manner=manner)

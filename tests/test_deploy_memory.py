@@ -1,0 +1,165 @@
+"""Memory told before it is taken: enough for what is taken then, and refused where there is not as much."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from thresholds import ROI, an_input, counted, linear_graph, metadata, noise, save_model, save_scan
+
+from mimzoo.deploy import Manner, Segmenter, memory, segment_files
+from mimzoo.deploy.memory import Given, fitting, memory_bytes, mirror_axes, needed_bytes
+from mimzoo.errors import ExportError, MimzooError, ScanError
+from mimzoo.grids import Grid
+from mimzoo.sweep import Sweep
+from mimzoo.tasks import Target, make_task
+
+LABELLED = make_task({n: f"organ {n}" for n in range(1, 14)}, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("4GB", 4 * 10**9), ("800 mb", 8 * 10**8), ("1.5GB", 1_500_000_000), ("7B", 7)]
+)
+def test_memory_is_read_as_people_write_it(text, expected):
+    assert memory_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["4", "GB", "-1GB", "4 GiB", "much"])
+def test_what_is_no_memory_is_refused(text):
+    with pytest.raises(MimzooError, match="is no amount of memory; write it as 4GB"):
+        memory_bytes(text)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("x", (0,)), ("zx", (0, 2)), ("xyz", (0, 1, 2)), ("card", "card")])
+def test_axes_to_mirror_along_are_letters_or_those_of_the_card(text, expected):
+    assert mirror_axes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "xx", "x,y", "Card"])
+def test_what_names_no_axes_is_refused(text):
+    with pytest.raises(MimzooError, match="names no axes to mirror along; write some of x, y and z"):
+        mirror_axes(text)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from mimzoo.answers import answer
+from mimzoo.deploy.memory import Given, needed_bytes
+from mimzoo.grids import Grid
+from mimzoo.recipes import Input, WindowHU
+from mimzoo.sweep import Sweep
+from mimzoo.tasks import make_task
+from mimzoo.volume import Volume, stream
+
+def memory(key):
+    return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
+
+window = WindowHU(mode="window_hu", window_hu=(0, 1000))
+input = Input(channels=("CT",), spacing_mm=(1, 1, 1), intensity=window, crop=(32, 32, 32))
+task = make_task({n: f"organ {n}" for n in range(1, 14)}, None, None)
+grid = Grid((160, 128, 128), np.diag([1.2, 1, 1, 1]))
+sweep = Sweep((32, 32, 32), 0.5)
+predict = lambda windows: np.repeat(windows, 14, 1)
+# one turn first, so that what Python and its packages take once is not counted
+small = Volume(np.random.default_rng(0).random((1, 40, 40, 40), np.float32), Grid((40, 40, 40), np.eye(4)))
+answer(task, predict, stream(small, input), sweep)
+Path("/proc/self/clear_refs").write_text("5")
+before = memory("VmRSS")
+volume = Volume(np.random.default_rng(0).random((1, *grid.shape), np.float32), grid)
+answer(task, predict, stream(volume, input), sweep)
+print(memory("VmHWM") - before, needed_bytes(Given(grid, volume.voxels.nbytes), input, task, sweep))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_a_scan_takes_what_was_told():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    taken, told = map(int, done.stdout.split())
+    # temporaries of resampling and deciding come on top
+    assert 0.5 * told < taken < 1.15 * told + 20e6
+
+
+def test_more_outputs_regions_and_channels_need_more():
+    given, sweep = Given(Grid((64, 64, 64), np.eye(4)), 0), Sweep((16, 16, 12), 0.5)
+    few = make_task({1: "a"}, None, None)
+    regions = make_task({1: "a", 2: "b"}, {"A": ("a",), "B": ("b",)}, None)
+    needs = [needed_bytes(given, an_input(), task, sweep) for task in (few, regions, LABELLED)]
+    assert needs == sorted(needs)
+    two = an_input(channels=("T1", "T2"))
+    assert needed_bytes(given, two, few, sweep) > needs[0]
+    told = make_task(None, None, Target(column="age"))
+    assert needed_bytes(given, an_input(), told, sweep) < needs[0]
+
+
+def test_a_sweep_that_fits_stays_as_it_is_and_others_are_found():
+    given = Given(Grid((32, 32, 320), np.eye(4)), 4 * 32 * 32 * 320)
+    sweep = Sweep((16, 16, 12), 0.5, batch=8)
+    need = needed_bytes(given, an_input(), LABELLED, sweep)
+    assert fitting("a", given, an_input(), LABELLED, sweep, need) == (sweep, need)
+    smaller, less = fitting("a", given, an_input(), LABELLED, sweep, need - 1)
+    assert smaller == Sweep((16, 16, 12), 0.5) and less < need
+    turned, least = fitting("a", given, an_input(), LABELLED, sweep, less - 1)
+    assert turned == Sweep((16, 16, 12), 0.5, axis=2) and least < less
+    with pytest.raises(ScanError, match=r"a: needs \d\.\d MB of memory beside the network, 0\.0 MB are left"):
+        fitting("a", given, an_input(), LABELLED, sweep, least - 1 - least)
+
+
+def test_a_scan_that_would_not_fit_is_refused_before_its_voxels_are_read(tmp_path, monkeypatch):
+    model = save_model(tmp_path / "m.onnx")
+    scan = save_scan(tmp_path / "a.nii", noise((400, 60, 60)))
+    scan.write_bytes(scan.read_bytes()[:1000])
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**6)
+    with pytest.raises(ScanError, match=r"a\.nii: needs .* MB of memory beside the network, 1\.0 MB are left"):
+        Segmenter(model)(scan)
+
+
+def test_the_mask_is_the_same_whatever_memory_there_is(tmp_path):
+    scan, model = save_scan(tmp_path / "a.nii", noise((20, 18, 40))), save_model(tmp_path / "m.onnx")
+    segment = Segmenter(model, manner=Manner(batch=4, skip_background=True, overlap=0.25))
+    assert segment.overlap == 0.25 and segment.plan(scan)[0].batch == 4
+    np.testing.assert_array_equal(segment(scan).voxels, counted(noise((20, 18, 40)) / 1000))
+
+
+def test_what_runs_a_model_and_what_a_scan_will_take_is_said(tmp_path):
+    scan, model = save_scan(tmp_path / "a.nii", noise()), save_model(tmp_path / "m.onnx")
+    said = []
+    segment_files(model, [scan], tmp_path / "out", manner=Manner(memory_bytes=10**12), note=said.append)
+    assert said[0].startswith("run by ") and "tensorrt: " in said[0]
+    assert said[1].startswith("a.nii: at most 0.2 MB of memory beside the network")
+
+
+def test_a_constant_part_of_a_scan_is_background_where_it_is_skipped(tmp_path):
+    voxels = np.zeros((48, 16, 12), np.int16)
+    voxels[:16] = noise((16, 16, 12))
+    about = metadata(labels={1: "All"})
+    # a model that sees label 1 everywhere
+    model = save_model(tmp_path / "m.onnx", about, graph=linear_graph([[0], [0]], [0, 1]))
+    scan = save_scan(tmp_path / "a.nii", voxels)
+    assert Segmenter(model)(scan).voxels.all()
+    drawn = Segmenter(model, manner=Manner(skip_background=True))(scan).voxels
+    assert drawn[:16].all() and not drawn[24:].any()
+
+
+def test_a_manner_changes_how_windows_go_over_a_scan(tmp_path):
+    scan, about = save_scan(tmp_path / "a.nii", noise()), metadata(flip_axes=(0, 2))
+    model = save_model(tmp_path / "m.onnx", about)
+    manner = Manner(overlap=0.25, batch=2, skip_background=True, within_body=True, mirror="card")
+    sweep = Sweep(ROI, 0.25, 2, skip_constant=True, within_body=True, mirror=(0, 2))
+    assert Segmenter(model, manner=manner).plan(scan)[0] == sweep
+    assert Segmenter(model, manner=Manner(mirror=(1,))).plan(scan)[0].mirror == (1,)
+
+
+def test_axes_of_a_card_that_has_none_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="no crops were mirrored in its training; name the axes"):
+        Segmenter(save_model(tmp_path / "m.onnx"), manner=Manner(mirror="card"))
+
+
+def test_whole_numbers_are_held_as_they_are_stored(tmp_path):
+    segment = Segmenter(save_model(tmp_path / "m.onnx"))
+    scans = [save_scan(tmp_path / f"{kind}.nii", noise((40, 40, 40)).astype(kind)) for kind in ("int16", "float32")]
+    less, more = (segment.plan(scan)[1] for scan in scans)
+    assert more - less == 2 * 40**3
+    assert segment.read(scans[0]).voxels.dtype == np.int16
+    np.testing.assert_array_equal(segment(scans[0]).voxels, segment(scans[1]).voxels)
