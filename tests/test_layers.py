@@ -24,6 +24,8 @@ LAYERS = [
         "sliding",
         "sweep",
         "answers",
+        "planes",
+        "palette",
     },
     {"endpoint", "hub", "publish", "stored", "deploy", "listing", "markup", "results", "sessions"},
     {
