@@ -3,6 +3,7 @@
 import numpy as np
 
 from mimzoo.grids import Array, Grid, to_ras
+from mimzoo.planes import AIR_HU
 from mimzoo.recipes import Input, WindowHU
 from mimzoo.volume import Volume
 
@@ -18,7 +19,7 @@ def doubts(scan: Volume, input: Input) -> tuple[str, ...]:
     """Return one sentence for each thing about a scan that lies far outside what a model's input promises.
 
     That is a spacing of more than twice or less than half the model's along an axis of RAS+; for a window in Hounsfield
-    units a channel without any of the negative values that air has there, or that lies wholly beyond the window; and a
+    units a channel in which nothing is as dark as air and fat are there, or that lies wholly beyond the window; and a
     channel nearly all of whose voxels have one value.
     """
     channels = zip(input.channels, scan.voxels, strict=True)
@@ -43,8 +44,10 @@ def _of_channel(name: str, voxels: Array, input: Input) -> str:
         least, most = input.intensity.window_hu
         if high <= least or low >= most:
             return f"all of {name} lies beyond the model's window of {least:g} to {most:g} HU ({low:g} to {high:g})"
-        if least < 0 <= low:
-            return f"{name} has no value below 0, so these are hardly the Hounsfield units that the model expects"
+        if least < 0 and low > (dark := max(least, AIR_HU)):
+            return (
+                f"{name} has no value below {dark:g}, so these are hardly the Hounsfield units that the model expects"
+            )
     share = _most_common(voxels)
     return f"{share:.2%} of the voxels of {name} have one value" if share > CONSTANT else ""
 
