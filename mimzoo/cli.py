@@ -308,7 +308,7 @@ def segment(
     if failures:
         for failure in failures:
             print(f"mimzoo: {failure}", file=sys.stderr)
-        _fail(f"{len(failures)} scans failed; the same command tries them again, and no other")
+        _fail(f"{len(failures)} scan(s) failed; the same command tries them again, and no other")
 
 
 @app.command()

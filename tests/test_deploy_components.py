@@ -1,6 +1,7 @@
 """Pieces and holes of masks: what goes and what stays, by the same counts that scipy finds."""
 
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -18,9 +19,7 @@ SHAPE = (12, 11, 10)
 NAMES = {1: "Liver", 2: "Tumour"}
 CORNERS, FACES = np.ones((3, 3, 3)), ndimage.generate_binary_structure(3, 1)
 
-needs_cc3d = pytest.mark.skipif(
-    pytest.importorskip("importlib.util").find_spec("cc3d") is None, reason="needs connected-components-3d"
-)
+needs_cc3d = pytest.mark.skipif(find_spec("cc3d") is None, reason="needs connected-components-3d")
 
 
 def a_map(voxels, affine=None):

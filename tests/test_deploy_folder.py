@@ -14,8 +14,11 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from thresholds import (
     LABELS,
+    OBLIQUE,
     an_input,
+    ball,
     counted,
+    dice,
     linear_graph,
     metadata,
     noise,
@@ -188,6 +191,39 @@ def test_doubts_are_said_and_recorded(model, tmp_path):
     assert read_record(record_path(tmp_path / "out", "a")).warnings == (warning.removeprefix("warning: "),)
 
 
+# --- where masks lie
+
+TURNED = {
+    "plain": np.diag([1.0, 1, 1, 1]),
+    "flipped": np.diag([-1.0, -1, 1, 1]),
+    "anisotropic": np.diag([0.7, 0.9, 3, 1]),
+    "permuted": np.eye(4)[[2, 0, 1, 3]] * [1, -1, 1, 1],
+    "oblique": OBLIQUE,
+}
+
+
+def test_masks_lie_where_their_scans_do_and_keep_their_shape_at_twice_the_spacing(tmp_path):
+    about = metadata(input=an_input(spacing_mm=(1.6, 1.6, 1.6)), labels={1: "Ball"})
+    model, inside = save_model(tmp_path / "m.onnx", about, thresholds=(0.5,)), {}
+    for name, turn in TURNED.items():
+        affine = turn.copy()
+        # 0.8 mm along each axis, but in one
+        affine[:3, :3] *= 1 if name in ("anisotropic", "oblique") else 0.8
+        shape = (44, 60, 24) if name == "oblique" else (56, 52, 48)
+        affine[:3, 3] = [311.7, -142.3, -987.1]
+        centre = (affine @ [*(np.array(shape) - 1) / 2, 1])[:3]
+        voxels, inside[name] = ball(shape, affine, centre, radius_mm=16.0)
+        save_scan(tmp_path / "in" / f"{name}.nii.gz", voxels, affine)
+    _, done, failures = segment(model, tmp_path / "in", tmp_path / "out")
+    assert not failures and len(done) == len(TURNED)
+    for path in done:
+        scan, mask = nib.load(tmp_path / "in" / path.name), nib.load(path)
+        assert mask.shape == scan.shape
+        corners = np.stack([*np.meshgrid(*((0, n - 1) for n in scan.shape), indexing="ij"), np.ones((2, 2, 2))])
+        np.testing.assert_allclose(*(np.tensordot(one.affine, corners, 1) for one in (mask, scan)), rtol=0, atol=1e-4)
+        assert dice(np.asarray(mask.dataobj) == 1, inside[path.name.removesuffix(".nii.gz")]) >= 0.97, path.name
+
+
 # --- memory
 
 
@@ -341,7 +377,7 @@ def test_unreadable_scans_among_many_are_told_in_one_sentence_each(model, scans,
     assert [line.split(":")[1].strip() for line in lines[:3]] == [
         str(scans / n) for n in ("d.nii.gz", "e.nii", "f.nii.gz")
     ]
-    assert lines[3:] == ["mimzoo: 3 scans failed; the same command tries them again, and no other"]
+    assert lines[3:] == ["mimzoo: 3 scan(s) failed; the same command tries them again, and no other"]
 
 
 def tampered(path):

@@ -91,7 +91,7 @@ def segment_files(
         try:
             left = work.do(jobs)
             if left:
-                tell(f"{len(left)} scans are another process's; waiting until they are done")
+                tell(f"{len(left)} scan(s) are another process's; waiting until they are done")
             for job in left:
                 claims.wait(job.name)
                 work.do([job])
@@ -211,9 +211,9 @@ class Work:
             if not self.claims.take(job.name):
                 left.append(job)
                 continue
-            remove_leftovers([*self._masks(job), self._overlay(job), record_path(self.folder, job.name)])
             record = read_record(record_path(self.folder, job.name))
             if record is None or not self._is_done(job, record):
+                remove_leftovers([*self._masks(job), self._overlay(job), record_path(self.folder, job.name)])
                 yield job
                 continue
             self.done[job] = [self.folder / name for name in record.masks]
