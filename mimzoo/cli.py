@@ -30,6 +30,7 @@ Model = Annotated[str, typer.Argument(help="A model: a bare name, a folder (./ru
 Data = Annotated[Path, typer.Option("--data", help="A folder with a Decathlon dataset.json, or of scans.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run's folder; by default runs/NAME.")]
 Scans = Annotated[list[str], typer.Argument(help="NIfTI scans; one of several files as flair.nii.gz,t1.nii.gz.")]
+Folders = Annotated[list[str], typer.Argument(help="Folders of NIfTI scans, or scans; several files as a.nii,b.nii.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder where it was stopped.")]
 Start = Annotated[str | None, typer.Option("--from", help="Whose weights to begin from; `scratch` for none.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the card: key.path=value.")]
@@ -276,7 +277,7 @@ def export(
 @app.command()
 def segment(
     model: Annotated[str, typer.Argument(help="An ONNX file, a folder with model.onnx, or a model's name.")],
-    scans: Scans,
+    scans: Folders,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the masks, <scan>.nii.gz each.")],
     engine: EngineOption = None,
     precision: PrecisionOption = "float32",
@@ -291,9 +292,19 @@ def segment(
     mirror: Annotated[
         str | None, typer.Option(help="Average over mirrored views: along xyz, xy, ..., or those of the card.")
     ] = None,
+    minimum_ml: Annotated[
+        list[str] | None, typer.Option(help="Drop smaller pieces: 0.5 for every label, Liver=5 for one; repeatable.")
+    ] = None,
+    largest_component: Annotated[
+        list[str] | None, typer.Option(help="Keep the largest piece of this label, or of all; repeatable.")
+    ] = None,
+    fill_holes: Annotated[
+        list[str] | None, typer.Option(help="Fill what this label encloses, or all do; repeatable.")
+    ] = None,
 ) -> None:
-    """Draw masks in the scans' own grids, without torch; a scan that fails does not stop the others."""
-    from mimzoo.deploy import segment_files
+    """Draw masks in the scans' own grids, without torch; what is done is not done again, what fails stops nothing."""
+    from mimzoo.deploy import Polish, segment_files
+    from mimzoo.deploy.components import amounts
     from mimzoo.deploy.engines import make_choice
     from mimzoo.deploy.memory import Manner, memory_bytes, mirror_axes
 
@@ -306,13 +317,17 @@ def segment(
         within_body,
         () if mirror is None else mirror_axes(mirror),
     )
-    with _cases_progress("segment") as progress:
-        done, failures = segment_files(_onnx_of(model), scans, out, progress, choice, manner, print)
-    for failure in failures:
-        print(f"mimzoo: {failure}", file=sys.stderr)
-    print(f"{len(done)} of {len(scans)} masks in {out}")
+    polish = Polish(amounts(minimum_ml or []), largest_component or (), fill_holes or ())
+    try:
+        with _cases_progress("segment") as progress:
+            done, failures = segment_files(_onnx_of(model), scans, out, progress, choice, manner, print, polish)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on with what is left", 130)
+    print(f"{len(done)} masks in {out}")
     if failures:
-        raise SystemExit(1)
+        for failure in failures:
+            print(f"mimzoo: {failure}", file=sys.stderr)
+        _fail(f"{len(failures)} scan(s) failed; the same command tries them again, and no other")
 
 
 @app.command()

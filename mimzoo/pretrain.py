@@ -18,8 +18,8 @@ from mimzoo.data.store import Store, prepare_dataset
 from mimzoo.draws import Share
 from mimzoo.errors import DataError
 from mimzoo.figures import Reconstruction, draw_reconstruction, draw_stage
-from mimzoo.figures.planes import grey_range
 from mimzoo.figures.sheet import evenly
+from mimzoo.planes import grey_range
 from mimzoo.processes import company, in_turn, is_main, join, meeting, share_out
 from mimzoo.recipes import Pretraining
 from mimzoo.reconstruct import make_objective, pretraining_of, reconstruct_crop

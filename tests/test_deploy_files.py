@@ -55,6 +55,11 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def masks_in(folder):
+    """Masks and whatever a writer left half-written, by name."""
+    return sorted(path.name for path in folder.rglob("*") if path.name.endswith((".nii", ".nii.gz", ".part")))
+
+
 # --- masks
 
 
@@ -67,7 +72,7 @@ def test_masks_are_written_one_by_one_and_a_bad_scan_stops_nothing(model, tmp_pa
     assert done == [out / "a.nii.gz", out / "c.nii.gz"]
     assert len(failures) == 1 and str(bad) in failures[0]
     assert seen == [(1, 3, "a.nii.gz"), (2, 3, "b.nii.gz"), (3, 3, "c.nii")]
-    assert names(out) == ["a.nii.gz", "c.nii.gz"]
+    assert masks_in(out) == ["a.nii.gz", "c.nii.gz"]
     mask = read_labels(done[1])
     np.testing.assert_array_equal(mask.voxels, counted(noise(seed=3) / 1000))
     assert mask.names == LABELS
@@ -86,7 +91,7 @@ def test_each_region_has_a_mask_of_its_own(regions, tmp_path):
     done, failures = segment_files(regions, scans, out)
     assert not failures
     assert done == [out / f"{case}-{region}.nii.gz" for case in "ab" for region in ("Whole", "Core")]
-    assert names(out) == sorted(path.name for path in done)
+    assert masks_in(out) == sorted(path.name for path in done)
     for path, (seed, threshold) in zip(done, [(0, 400), (0, 700), (1, 400), (1, 700)], strict=True):
         np.testing.assert_array_equal(read_labels(path).voxels, noise(seed=seed) > threshold)
     assert read_labels(done[0]).names == {1: "Whole"} and read_labels(done[1]).names == {1: "Core"}
@@ -141,13 +146,16 @@ def test_a_mask_of_a_region_that_would_overwrite_a_channel_is_refused_before_sta
     for chosen in (scans, [",".join(map(str, scans))]):
         with pytest.raises(DataError, match=r"a-Core\.nii\.gz would overwrite a scan"):
             segment_files(regions, chosen, tmp_path / "in")
-    assert [path.read_bytes() for path in scans] == before and names(tmp_path / "in") == ["a-Core.nii.gz", "a.nii.gz"]
+    assert [path.read_bytes() for path in scans] == before and masks_in(tmp_path / "in") == [
+        "a-Core.nii.gz",
+        "a.nii.gz",
+    ]
 
 
 def test_a_region_model_may_write_beside_its_scans(regions, tmp_path):
     scan = save_scan(tmp_path / "in" / "a.nii.gz", noise())
     done, _ = segment_files(regions, [scan], tmp_path / "in")
-    assert names(tmp_path / "in") == ["a-Core.nii.gz", "a-Whole.nii.gz", "a.nii.gz"] and len(done) == 2
+    assert masks_in(tmp_path / "in") == ["a-Core.nii.gz", "a-Whole.nii.gz", "a.nii.gz"] and len(done) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_refused(model, tmp_path):
@@ -182,7 +190,7 @@ def test_a_full_disk_leaves_no_half_written_mask(model, tmp_path, monkeypatch):
     scans = [save_scan(tmp_path / name, noise()) for name in ("a.nii", "b.nii")]
     full_when((tmp_path / "out" / "a.nii.gz").exists, monkeypatch)
     done, failures = segment_files(model, scans, tmp_path / "out")
-    assert [p.name for p in done] == ["a.nii.gz"] == names(tmp_path / "out")
+    assert [p.name for p in done] == ["a.nii.gz"] == masks_in(tmp_path / "out")
     assert "No space left" in failures[0]
 
 
@@ -191,7 +199,7 @@ def test_a_full_disk_leaves_no_half_of_the_regions(regions, tmp_path, monkeypatc
     full_when((tmp_path / "out" / "b-Whole.nii.gz").exists, monkeypatch)
     done, failures = segment_files(regions, scans, tmp_path / "out")
     assert [p.name for p in done] == ["a-Whole.nii.gz", "a-Core.nii.gz"]
-    assert names(tmp_path / "out") == ["a-Core.nii.gz", "a-Whole.nii.gz"]
+    assert masks_in(tmp_path / "out") == ["a-Core.nii.gz", "a-Whole.nii.gz"]
     assert len(failures) == 1 and "No space left" in failures[0]
 
 
@@ -218,7 +226,7 @@ def test_an_interruption_leaves_nothing_behind(model, regions, tmp_path, monkeyp
     full_when(lambda: True, monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         segment_files(model, [scan], tmp_path / "out")
-    assert names(tmp_path / "out") == []
+    assert masks_in(tmp_path / "out") == []
 
 
 # --- what is told of whole scans

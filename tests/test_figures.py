@@ -13,10 +13,11 @@ from mimzoo.errors import DataError, ShapeError
 from mimzoo.figures import Overlay, Reconstruction, draw_curves, draw_overlays, draw_reconstruction, draw_summary
 from mimzoo.figures.page import column_left, column_width
 from mimzoo.figures.panels import HIDDEN, round_below
-from mimzoo.figures.paper import DPI, colour, figure_at
-from mimzoo.figures.planes import AXIAL, CORONAL, PLANES, SAGITTAL, WINDOW_HU, around, fullest, grey_range
+from mimzoo.figures.paper import DPI, figure_at
 from mimzoo.grids import Orientation, from_ras
+from mimzoo.palette import colour
 from mimzoo.phantoms import make_phantom
+from mimzoo.planes import AXIAL, CORONAL, PLANES, SAGITTAL, WINDOW_HU, around, fullest, grey_range
 from mimzoo.volume import Grid, LabelMap, Volume, read_labels, read_scan
 
 NAMES = {1: "Left", 2: "Right"}

@@ -26,6 +26,8 @@ LAYERS = [
         "sliding",
         "sweep",
         "answers",
+        "planes",
+        "palette",
     },
     {"endpoint", "hub", "publish", "stored", "deploy", "listing", "markup", "results", "sessions"},
     {

@@ -12,8 +12,9 @@ from scans import make_dataset, save
 
 from mimzoo.data.check import check_dataset
 from mimzoo.errors import DataError
-from mimzoo.figures.paper import DPI, colour
+from mimzoo.figures.paper import DPI
 from mimzoo.figures.sheet import NAME, draw_sheet, evenly, panel_corner, panel_side
+from mimzoo.palette import colour
 
 SHAPE = (40, 40, 40)
 

@@ -1,4 +1,4 @@
-"""Many scans at once: masks into a folder, or a table of what is told of each; one that fails stops no other."""
+"""Many scans at once: their files, the masks that they get, and a table of what is told of each."""
 
 import csv
 import re
@@ -8,11 +8,11 @@ from pathlib import Path
 from mimzoo.answers import Told
 from mimzoo.deploy.choice import Choice
 from mimzoo.deploy.engines import first_line
-from mimzoo.deploy.memory import Manner, told_bytes
-from mimzoo.deploy.models import Deployed, Predictor, open_model
+from mimzoo.deploy.models import Predictor, open_model
+from mimzoo.deploy.overlapping import FAILURES
 from mimzoo.errors import DataError, ExportError, MimzooError
 from mimzoo.files import replacing
-from mimzoo.masks import LabelMap, RegionMap, region_paths
+from mimzoo.masks import region_paths
 from mimzoo.nifti import stem_of
 
 CaseProgress = Callable[[int, int, str], object]
@@ -20,49 +20,6 @@ CaseProgress = Callable[[int, int, str], object]
 Files = tuple[Path, ...]
 # Only a comma after a NIfTI ending parts two files: folders may have commas in their names.
 BETWEEN = re.compile(r"(?<=\.nii),(?=.)|(?<=\.nii\.gz),(?=.)", re.IGNORECASE)
-
-
-def segment_files(
-    model: str | Path,
-    scans: Sequence[str | Path],
-    out_dir: str | Path,
-    progress: CaseProgress | None = None,
-    choice: Choice | None = None,
-    manner: Manner | None = None,
-    note: Callable[[str], object] | None = None,
-) -> tuple[list[Path], list[str]]:
-    """Return the masks written, `out_dir`/<scan's stem>.nii.gz each, and one sentence for each scan that failed.
-
-    A scan of several files is written `first.nii.gz,second.nii.gz`, in the order of the model's channels, and its mask
-    is called after the first; regions have a file each, <stem>-<region>.nii.gz. A scan that fails does not stop the
-    others. `progress(done, total, scan)` is called after each, `note(sentence)` with what runs the model and, before
-    each scan, with the memory that it will take.
-    Raises DataError, before anything is done, when two scans would have one mask or a mask would overwrite a scan, and
-    ExportError for a model that draws no masks.
-    """
-    segment = open_model(model, choice, manner)
-    if isinstance(segment, Predictor):
-        raise ExportError(f"{segment.path}: this model draws no masks but tells of scans; use `mimzoo predict`")
-    targets = _targets([split_files(scan) for scan in scans], Path(out_dir), segment.metadata.task.regions)
-    _make_folder(Path(out_dir))
-    tell = note or (lambda sentence: None)
-    tell(_engine(segment))
-    if segment.manner.memory_bytes is not None:
-        segment.graph.warm()
-    done: list[Path] = []
-
-    def draw(files: Files) -> None:
-        tell(f"{files[0].name}: at most {told_bytes(segment.plan(files)[1])} of memory beside the network")
-        agreement, drawn = segment.agreement, segment(files)
-        if segment.agreement and agreement is None:
-            tell(segment.agreement)
-        if isinstance(drawn, RegionMap):
-            done.extend(drawn.save(targets[files]))
-        elif isinstance(drawn, LabelMap):
-            drawn.save(targets[files])
-            done.append(targets[files])
-
-    return done, _attempt(draw, list(targets), progress)
 
 
 def predict_files(
@@ -93,7 +50,7 @@ def write_table(path: Path, found: dict[str, Told]) -> None:
     Raises DataError when it cannot be written; then no file is left behind.
     """
     names = list(next(iter(found.values()), {}))
-    _make_folder(path.parent)
+    make_folder(path.parent)
     try:
         with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
@@ -108,28 +65,25 @@ def split_files(scan: str | Path) -> Files:
     return (scan,) if isinstance(scan, Path) else tuple(map(Path, BETWEEN.split(scan)))
 
 
-def _engine(model: Deployed) -> str:
-    """Return what runs a model, and why nothing before it in the order does."""
-    others = "".join(f"; not {name}: {reason}" for name, reason in model.graph.passed.items())
-    return f"run by {model.graph.engine.about}{others}"
-
-
 def _attempt(act: Callable[[Files], None], scans: Sequence[Files], progress: CaseProgress | None) -> list[str]:
     """Return one sentence for each scan on which `act` failed."""
     failures: list[str] = []
     for number, files in enumerate(scans, 1):
         try:
             act(files)
-        except MimzooError as error:
-            failures.append(str(error))
-        except (OSError, MemoryError) as error:
-            failures.append(f"{files[0]}: {first_line(error) or 'out of memory'}")
+        except FAILURES as error:
+            failures.append(sentence_of(error, files))
         if progress is not None:
             progress(number, len(scans), files[0].name)
     return failures
 
 
-def _targets(scans: Sequence[Files], folder: Path, regions: Collection[str]) -> dict[Files, Path]:
+def sentence_of(error: Exception, files: Files) -> str:
+    """Return one sentence for an error that a scan failed on."""
+    return str(error) if isinstance(error, MimzooError) else f"{files[0]}: {first_line(error) or 'out of memory'}"
+
+
+def targets_of(scans: Sequence[Files], folder: Path, regions: Collection[str]) -> dict[Files, Path]:
     """Return the path of each scan's mask, or that after which the masks of its regions are called."""
     targets: dict[Files, Path] = {}
     owners: dict[Path, Path] = {}
@@ -146,7 +100,8 @@ def _targets(scans: Sequence[Files], folder: Path, regions: Collection[str]) -> 
     return targets
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it lies in; DataError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

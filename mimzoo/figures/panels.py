@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from mimzoo.figures.paper import colour
-from mimzoo.figures.planes import Array, Plane
+from mimzoo.palette import colour
+from mimzoo.planes import Array, Plane
 
 HIDDEN = "#3B5B92"
 FILL_OPACITY = 0.45

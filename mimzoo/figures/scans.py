@@ -39,8 +39,9 @@ from mimzoo.figures.panels import (
     frame_of,
     show,
 )
-from mimzoo.figures.paper import INK, QUIET, colour, figure_at
-from mimzoo.figures.planes import AXIAL, PLANES, WINDOW_HU, Array, Plane, around, fullest, grey_range, present
+from mimzoo.figures.paper import INK, QUIET, figure_at
+from mimzoo.palette import colour
+from mimzoo.planes import AXIAL, PLANES, WINDOW_HU, Array, Plane, around, fullest, grey_range, present
 from mimzoo.volume import LabelMap, Volume, to_ras
 
 CONVENTION = "Patient's right is on the left of axial and coronal planes."

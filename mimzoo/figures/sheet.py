@@ -14,9 +14,10 @@ from mimzoo.data.report import label_names
 from mimzoo.errors import DataError
 from mimzoo.figures.page import GAP, LEFT, RIGHT, WIDTH, legend, legend_height, write
 from mimzoo.figures.panels import add_outline, add_panel, frame_of, show
-from mimzoo.figures.paper import QUIET, colour, figure_at
-from mimzoo.figures.planes import PLANES, Array, fullest, grey_range
+from mimzoo.figures.paper import QUIET, figure_at
 from mimzoo.figures.scans import CONVENTION
+from mimzoo.palette import colour
+from mimzoo.planes import PLANES, Array, fullest, grey_range
 from mimzoo.volume import read_labels, read_scan, to_ras
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from mimzoo.errors import ShapeError
 from mimzoo.figures.page import GAP, write
 from mimzoo.figures.panels import Frame, add_panel, add_scale_bar, frame_of, show
 from mimzoo.figures.paper import figure_at
-from mimzoo.figures.planes import AXIAL, PLANES, Array
+from mimzoo.planes import AXIAL, PLANES, Array
 
 # Inches.
 WIDTH = 1.8

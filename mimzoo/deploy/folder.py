@@ -1,0 +1,297 @@
+"""Masks of many scans in one folder: what is done stays done, what fails stops nothing, processes share the work."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pydantic import JsonValue, TypeAdapter
+
+from mimzoo.deploy.choice import Choice
+from mimzoo.deploy.claims import Claims
+from mimzoo.deploy.components import Polish, fitted, polished
+from mimzoo.deploy.doubts import doubts
+from mimzoo.deploy.files import CaseProgress, Files, make_folder, sentence_of, split_files, targets_of
+from mimzoo.deploy.memory import Manner, memory_left, told_bytes
+from mimzoo.deploy.models import Deployed, Predictor, open_model
+from mimzoo.deploy.overlapping import FAILURES, Line, ending_cleanly
+from mimzoo.deploy.overlays import FOLDER as OVERLAYS
+from mimzoo.deploy.overlays import as_labels, draw_overlay
+from mimzoo.deploy.records import FOLDER as RECORDS
+from mimzoo.deploy.records import (
+    Content,
+    Maker,
+    Record,
+    Source,
+    read_record,
+    read_records,
+    record_path,
+    remove_leftovers,
+    write_record,
+)
+from mimzoo.deploy.statistics import TABLE, TREE, measure, write_statistics
+from mimzoo.errors import DataError, ExportError
+from mimzoo.masks import LabelMap, RegionMap, region_paths
+from mimzoo.nifti import SUFFIXES, stem_of
+from mimzoo.volume import Volume
+
+Note = Callable[[str], object]
+# Files of one scan in a folder, a channel each, as nnU-Net names them: case_0000.nii.gz, case_0001.nii.gz ...
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+# Settings of a manner that leave the masks as they are.
+SPARING = {"batch", "memory_bytes"}
+# What is claimed by whoever writes the statistics; no scan is called so.
+SUMMING_UP = "/statistics"
+
+
+def segment_files(
+    model: str | Path,
+    scans: Sequence[str | Path],
+    out_dir: str | Path,
+    progress: CaseProgress | None = None,
+    choice: Choice | None = None,
+    manner: Manner | None = None,
+    note: Note | None = None,
+    polish: Polish | None = None,
+) -> tuple[list[Path], list[str]]:
+    """Return the masks in `out_dir`, <scan's stem>.nii.gz each, and one sentence for each scan that failed.
+
+    A scan of several files is written `first.nii.gz,second.nii.gz`, in the order of the model's channels, and its mask
+    is called after the first; regions have a file each, <stem>-<region>.nii.gz. A folder stands for the scans in it,
+    see `list_scans`. Beside the masks lie records/<stem>.json, overlays/<stem>.png, statistics.csv and statistics.json.
+
+    A scan is done where its record says so, of the same file, model and settings, and where its masks are still those
+    that were written; it is not done again. Several processes may work on one folder: each scan is done by one of them,
+    and each waits until all are done. A scan that fails does not stop the others. The next scan is read and the last
+    one is written while one is computed, where memory allows.
+
+    Masks are put right as `polish` says. `progress(done, total, scan)` is called after each scan, `note(sentence)` with
+    what runs the model, with the memory that a scan will take, and with what is doubtful about it.
+    Raises DataError, before anything is done, when two scans would have one mask or a mask would overwrite a scan, and
+    ExportError for a model that draws no masks.
+    """
+    segment = open_model(model, choice, manner)
+    if isinstance(segment, Predictor):
+        raise ExportError(f"{segment.path}: this model draws no masks but tells of scans; use `mimzoo predict`")
+    folder = Path(out_dir)
+    task = segment.metadata.task
+    chosen = fitted(polish or Polish(), task.names)
+    targets = targets_of(list_scans(scans, len(segment.input.channels), folder), folder, task.regions)
+    for place in (folder, folder / RECORDS, folder / OVERLAYS):
+        make_folder(place)
+    tell = note or (lambda sentence: None)
+    tell(_engine(segment))
+    if segment.manner.memory_bytes is not None:
+        segment.graph.warm()
+    with closing(Claims(folder / RECORDS)) as claims, ending_cleanly():
+        work = Work(segment, chosen, folder, claims, progress, tell, len(targets))
+        jobs = [Job(files, target) for files, target in targets.items()]
+        try:
+            left = work.do(jobs)
+            if left:
+                tell(f"{len(left)} scan(s) are another process's; waiting until they are done")
+            for job in left:
+                claims.wait(job.name)
+                work.do([job])
+        finally:
+            work.sum_up()
+        return [path for job in jobs for path in work.done[job]], [*work.failures.values()]
+
+
+def _engine(model: Deployed) -> str:
+    """Return what runs a model, and why nothing before it in the order does."""
+    others = "".join(f"; not {name}: {reason}" for name, reason in model.graph.passed.items())
+    return f"run by {model.graph.engine.about}{others}"
+
+
+def list_scans(scans: Sequence[str | Path], channels: int, out_dir: Path) -> list[Files]:
+    """Return the files of each scan; a folder stands for the scans directly in it, by name, hidden files left out.
+
+    Where a model sees several channels, files named as nnU-Net does, case_0000.nii.gz, case_0001.nii.gz and so on, are
+    one scan. Raises DataError for a folder without scans, or that is the folder of the masks as well.
+    """
+    found: list[Files] = []
+    for scan in scans:
+        folder = Path(scan)
+        if not folder.is_dir():
+            found.append(split_files(scan))
+            continue
+        if out_dir.resolve() == folder.resolve():
+            raise DataError(f"{folder}: masks among the scans would be taken for scans; choose another folder for them")
+        inside = sorted(p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES) and p.name[0] != ".")
+        if not inside:
+            raise DataError(f"{folder}: holds no scans; they are files that end in .nii or .nii.gz")
+        found += _grouped(inside) if channels > 1 else [(path,) for path in inside]
+    return found
+
+
+def _grouped(paths: Sequence[Path]) -> list[Files]:
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        match = CHANNEL.fullmatch(stem_of(path))
+        groups[match[1] if match else path.name].append(path)
+    return [tuple(group) for group in groups.values()]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scan, and the mask that is to be made of it."""
+
+    files: Files
+    target: Path
+
+    @property
+    def name(self) -> str:
+        """Return what the scan's record, overlay and rows are called after."""
+        return stem_of(self.target)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A scan as it was read, what its files were then, the memory that it takes, and what is doubtful about it."""
+
+    files: tuple[Source, ...]
+    volume: Volume
+    need_bytes: int
+    warnings: tuple[str, ...]
+
+
+@dataclass
+class Work:
+    """The work of one process on a folder: masks `done` and sentences of `failures`, by scan."""
+
+    segment: Deployed
+    polish: Polish
+    folder: Path
+    claims: Claims
+    progress: CaseProgress | None
+    tell: Note
+    total: int
+    done: dict[Job, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    failures: dict[Job, str] = field(default_factory=dict)
+    passed: int = 0
+
+    def __post_init__(self) -> None:
+        """Settle what makes the masks, as records tell it."""
+        manner = {name: value for name, value in asdict(self.segment.manner).items() if name not in SPARING}
+        settings = {
+            **manner,
+            "overlap": self.segment.overlap,
+            "precision": self.segment.graph.choice.precision,
+            **self.polish.settings(),
+        }
+        # as JSON holds it, so that it can be compared with what is read
+        plain = TypeAdapter(dict[str, JsonValue]).validate_json(TypeAdapter(dict).dump_json(settings))
+        self.maker = Maker(card=self.segment.card, model_sha256=self.segment.graph.sha256, settings=plain)
+
+    def do(self, jobs: Sequence[Job]) -> list[Job]:
+        """Do what nobody else does; return the jobs that other processes hold."""
+        left: list[Job] = []
+        line = Line(self._read, self._compute, self._write, self._beside)
+        for job, outcome in line.run(self._open(jobs, left)):
+            if isinstance(outcome, Record):
+                self.done[job] = [self.folder / name for name in outcome.masks]
+            else:
+                self._note_failure(job, sentence_of(outcome, job.files))
+            self._pass(job)
+        return left
+
+    def sum_up(self) -> None:
+        """Write the statistics of all scans in the folder, whichever process did them."""
+        self.claims.wait(SUMMING_UP)
+        remove_leftovers([self.folder / TABLE, self.folder / TREE])
+        write_statistics(self.folder, self.maker, read_records(self.folder))
+        self.claims.release(SUMMING_UP)
+
+    def _open(self, jobs: Sequence[Job], left: list[Job]) -> Iterator[Job]:
+        """Yield the jobs that are still to be done, each of them now this process's."""
+        for job in jobs:
+            if not self.claims.take(job.name):
+                left.append(job)
+                continue
+            record = read_record(record_path(self.folder, job.name))
+            if record is None or not self._is_done(job, record):
+                remove_leftovers([*self._masks(job), self._overlay(job), record_path(self.folder, job.name)])
+                yield job
+                continue
+            self.done[job] = [self.folder / name for name in record.masks]
+            self._pass(job)
+
+    def _is_done(self, job: Job, record: Record) -> bool:
+        with suppress(OSError):
+            files = tuple(map(Source.of, job.files))
+            return record.files == files and record.maker == self.maker and record.holds(self.folder)
+        return False
+
+    def _masks(self, job: Job) -> list[Path]:
+        regions = self.segment.metadata.task.regions
+        return list(region_paths(job.target, regions).values()) if regions else [job.target]
+
+    def _overlay(self, job: Job) -> Path:
+        return self.folder / OVERLAYS / f"{job.name}.png"
+
+    def _beside(self, job: Job, current: Job) -> bool:
+        """Return whether there is memory for a scan beside another, which counts in full although it is read."""
+        left = memory_left(self.segment.manner)
+        try:
+            return left is None or sum(self.segment.plan(one.files)[1] for one in (job, current)) <= left
+        except FAILURES:
+            return False
+
+    def _read(self, job: Job) -> Seen:
+        _, need = self.segment.plan(job.files)
+        files = tuple(map(Source.of, job.files))
+        volume = self.segment.read(job.files)
+        return Seen(files, volume, need, doubts(volume, self.segment.input))
+
+    def _compute(self, job: Job, seen: Seen) -> tuple[Seen, LabelMap | RegionMap]:
+        for warning in seen.warnings:
+            self.tell(f"warning: {warning}")
+        self.tell(f"{job.files[0].name}: at most {told_bytes(seen.need_bytes)} of memory beside the network")
+        agreement, drawn = self.segment.agreement, self.segment(seen.volume)
+        if self.segment.agreement and agreement is None:
+            self.tell(self.segment.agreement)
+        assert isinstance(drawn, LabelMap | RegionMap)  # as the task's kind says
+        return seen, drawn
+
+    def _write(self, job: Job, made: tuple[Seen, LabelMap | RegionMap]) -> Record:
+        seen, drawn = made
+        if self.polish:
+            drawn = polished(drawn, self.polish)
+        if isinstance(drawn, RegionMap):
+            files = dict(zip(drawn.save(job.target), drawn.masks.items(), strict=True))
+            maps = {path: LabelMap(mask, drawn.grid, {1: name}) for path, (name, mask) in files.items()}
+        else:
+            drawn.save(job.target)
+            maps = {job.target: drawn}
+        draw_overlay(self._overlay(job), seen.volume, as_labels(drawn))
+        record = Record(
+            scan=job.name,
+            files=seen.files,
+            maker=self.maker,
+            run_by=self.segment.graph.engine.about,
+            warnings=seen.warnings,
+            channels=self.segment.input.channels,
+            masks={path.name: Content.of(path) for path in maps},
+            labels=tuple(row for path, mask in maps.items() for row in measure(path.name, mask, seen.volume)),
+        )
+        write_record(self.folder, record)
+        return record
+
+    def _note_failure(self, job: Job, sentence: str) -> None:
+        self.failures[job] = sentence
+        # A disk that is full has no room for this either.
+        with suppress(OSError):
+            files = tuple(Source.of(path) for path in job.files if path.is_file())
+            run_by = self.segment.graph.engine.about
+            write_record(
+                self.folder, Record(scan=job.name, files=files, maker=self.maker, run_by=run_by, failure=sentence)
+            )
+
+    def _pass(self, job: Job) -> None:
+        self.claims.release(job.name)
+        self.passed += 1
+        if self.progress is not None:
+            self.progress(self.passed, self.total, job.files[0].name)

@@ -1,0 +1,120 @@
+"""What was done with each scan, in a file beside the masks: written last, and believed only where it is still true."""
+
+from collections.abc import Iterable, Iterator
+from hashlib import file_digest
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue, ValidationError
+
+from mimzoo.files import replacing
+from mimzoo.recipes import Block
+
+FOLDER = "records"
+
+
+class Content(Block):
+    """The content of a file, as it was when it was written."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Return the content of a file; OSError where it cannot be read."""
+        with path.open("rb") as file:
+            return cls(bytes=path.stat().st_size, sha256=file_digest(file, "sha256").hexdigest())
+
+
+class Source(Block):
+    """A file of a scan, and what tells whether it has changed since."""
+
+    path: str
+    bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Return what a file is now; OSError where there is none."""
+        found = path.stat()
+        return cls(path=str(path.resolve()), bytes=found.st_size, modified_ns=found.st_mtime_ns)
+
+
+class Maker(Block):
+    """What makes masks: the model, and the settings that change them."""
+
+    card: str
+    model_sha256: str
+    settings: dict[str, JsonValue]
+
+
+class Measured(Block):
+    """What a mask holds of one label: `mean` and `std` of each channel in the scan's own units, None of no voxel."""
+
+    mask: str
+    label: str
+    value: int
+    voxels: int
+    ml: float
+    mean: tuple[float | None, ...]
+    std: tuple[float | None, ...]
+
+
+class Record(Block):
+    """What was done with a scan, and why it failed where it did; `masks` by the names of their files."""
+
+    format: Literal[1] = 1
+    scan: str
+    files: tuple[Source, ...]
+    maker: Maker
+    run_by: str
+    failure: str | None = None
+    warnings: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    masks: dict[str, Content] = Field(default_factory=dict)
+    labels: tuple[Measured, ...] = ()
+
+    def holds(self, folder: Path) -> bool:
+        """Return whether the masks in a folder are whole, and those that were written."""
+        try:
+            return self.failure is None and all(Content.of(folder / name) == at for name, at in self.masks.items())
+        except OSError:
+            return False
+
+
+def record_path(folder: Path, scan: str) -> Path:
+    """Return the file of a scan's record in the folder of the masks."""
+    return folder / FOLDER / f"{scan}.json"
+
+
+def read_record(path: Path) -> Record | None:
+    """Return the record in a file; None where there is none, or none that can be read."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def read_records(folder: Path) -> Iterator[Record]:
+    """Yield the records in the folder of the masks, by the names of their scans."""
+    for path in sorted((folder / FOLDER).glob("*.json")):
+        record = read_record(path)
+        if record is not None:
+            yield record
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a record, whole or not at all."""
+    with replacing(record_path(folder, record.scan)) as temporary:
+        temporary.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left beside these files: what was to take their places."""
+    for path in paths:
+        for left in path.parent.glob(f".{_literal(path.name)}.*.part"):
+            left.unlink(missing_ok=True)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
