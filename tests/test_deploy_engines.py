@@ -142,6 +142,25 @@ def test_nothing_is_told_to_the_makers_of_openvino(model, tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("OpenVINO") and done.stdout.strip().endswith("False"), done
 
 
+SIGNALLED = """
+import signal, sys
+from pathlib import Path
+from mimzoo.deploy.choice import Choice
+from mimzoo.deploy.engines import open_engine
+first = open_engine(Path(sys.argv[1]), Choice("openvino"))
+second = open_engine(Path(sys.argv[1]), Choice("openvino"))
+del first, second
+signal.signal(signal.SIGTERM, lambda number, frame: print("heard"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@needs_openvino
+def test_a_process_hears_signals_after_its_engines_are_gone(model):
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(model)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 @needs_openvino
 @pytest.mark.parametrize("cut", [1, 32, 33, 2000, 10**6])
 def test_what_is_kept_of_a_graph_does_no_harm_where_it_is_damaged(model, home, monkeypatch, cut):

@@ -406,7 +406,7 @@ FAULTS = {
     "tampered metadata": (tampered, [], "the metadata was changed after the export"),
     "weights elsewhere": (with_weights_elsewhere, [], "keeps weights in another file ('../../secret.bin')"),
     "a channel too few": (of_two_channels, [], "has 1 channel where 2 channels are expected"),
-    "too little memory": (save_model, ["--memory", "1MB"], "GB of memory beside the network, 0.00 GB are left for it"),
+    "too little memory": (save_model, ["--memory", "1MB"], "of memory beside the network, 0.0 MB are left for it"),
 }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class VinoEngine:
 
     def __init__(self, model: Path, choice: Choice) -> None:
         openvino = _openvino()
-        core = openvino.Core()
+        core = _core(openvino)
         hint, capability = PRECISIONS[choice.precision]
         if capability not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
             raise Unavailable(f"this processor does not compute in {choice.precision}")
@@ -65,6 +65,16 @@ def _compiled(openvino: Any, core: Any, model: Path, settings: dict[str, Any]) -
     if kept is not None:
         keep(kept, compiled.export_model().getbuffer())
     return compiled, None
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """Return the one core of this process, which stays.
+
+    Its plugin gives the thread that loads it a stack for signals, and takes that memory back when it is unloaded,
+    possibly in another thread: from then on every signal, a SIGTERM too, would end in a segmentation fault.
+    """
+    return openvino.Core()
 
 
 def _openvino() -> Any:
