@@ -278,11 +278,14 @@ def test_a_folder_that_cannot_be_done_is_refused(model, tmp_path, out, reason):
 
 # The command line with a network that takes its time, and with a disk that stops half-way through a mask.
 SLOW = """
+import signal
 import time
 from mimzoo import cli
 from mimzoo.deploy.graph import Graph
 predict = Graph.predict
 Graph.predict = lambda self, windows: (time.sleep({seconds}), predict(self, windows))[1]
+# Whoever runs these tests in the background may have had it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.main()
 """
 STUCK = """

@@ -38,34 +38,42 @@ class Line(Generic[Job, Read, Made, Done]):
         interrupts the process; jobs that are being read or written then are finished first.
         """
         coming = iter(jobs)
+        ahead: Future[Read] | None = None
+        behind: tuple[Job, Future[Done]] | None = None
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            job = next(coming, None)
-            ahead = None if job is None else reader.submit(self.read, job)
-            behind: tuple[Job, Future[Done]] | None = None
-            while job is not None:
-                # A scan is in memory before the next one is asked whether there is room beside it.
-                reading = ahead or reader.submit(self.read, job)
-                error = reading.exception()
-                following = next(coming, None)
-                early = following is not None and (error is not None or self.beside(following, job))
-                ahead = reader.submit(self.read, following) if early and following is not None else None
-                made = self._made(job, reading)
+            try:
+                job = next(coming, None)
+                while job is not None:
+                    ahead = ahead or reader.submit(self.read, job)
+                    # A scan is in memory before the next one is asked whether there is room beside it.
+                    failed = ahead.exception() is not None
+                    following = next(coming, None)
+                    early = following is not None and (failed or self.beside(following, job))
+                    later = reader.submit(self.read, following) if early and following is not None else None
+                    made = self._made(job, ahead)
+                    ahead = later
+                    if behind is not None:
+                        yield self._outcome(*behind)
+                    behind = (job, writer.submit(self._finish, job, made))
+                    del made
+                    if following is not None and not early:
+                        yield self._outcome(*behind)
+                        behind = None
+                    job = following
                 if behind is not None:
                     yield self._outcome(*behind)
-                behind = (job, writer.submit(self._finish, job, made))
-                if following is not None and not early:
-                    yield self._outcome(*behind)
-                    behind = None
-                del reading, made
-                job = following
-            if behind is not None:
-                yield self._outcome(*behind)
+            finally:
+                # An error that ends all is held by these, and by its traceback holds this frame: a circle.
+                ahead = behind = None
 
     def _made(self, job: Job, reading: Future[Read]) -> Made | Exception:
         try:
             return self.compute(job, reading.result())
         except FAILURES as error:
-            return error
+            # The frames that it came through hold the scan.
+            return error.with_traceback(None)
+        finally:
+            del reading
 
     def _finish(self, job: Job, made: Made | Exception) -> Done:
         if isinstance(made, Exception):
@@ -73,12 +81,12 @@ class Line(Generic[Job, Read, Made, Done]):
         return self.write(job, made)
 
     def _outcome(self, job: Job, writing: Future[Done]) -> tuple[Job, Done | Exception]:
-        error = writing.exception()
-        if error is None:
+        try:
             return job, writing.result()
-        if isinstance(error, FAILURES):
-            return job, error
-        raise error
+        except FAILURES as error:
+            return job, error.with_traceback(None)
+        finally:
+            del writing
 
 
 @contextmanager
