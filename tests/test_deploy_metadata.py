@@ -39,7 +39,7 @@ def signed(content):
 
 
 KINDS = {
-    "labels": metadata(),
+    "labels": metadata(flip_axes=(0, 2)),
     "regions": metadata(regions=REGIONS),
     "classes": metadata(labels=None, target=DIAGNOSIS),
     "value": metadata(labels=None, target=Target(column="age", unit="years")),
