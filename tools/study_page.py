@@ -12,8 +12,9 @@ from typing import Any
 
 from study_grid import Grid, Row, cells, read_grid, trainings
 
-from mimzoo.figures.paper import QUIET, colour, figure_at
+from mimzoo.figures.paper import QUIET, figure_at
 from mimzoo.metrics import Scores, compare_paired, summarise
+from mimzoo.palette import colour
 from mimzoo.scoring import case_values
 from mimzoo.tasks import make_task
 
