@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/mimzoo demo $(if $(DATA),--data $(DATA)) --out runs/demo$(if $(DATA),-$(notdir $(patsubst %/,%,$(DATA))))
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
