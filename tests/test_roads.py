@@ -90,7 +90,7 @@ def test_regions_in_four_channels_go_from_raw_files_to_masks_without_torch(tumou
 
     case = read_dataset(tumours).validation[0]
     mimzoo("segment", drawing, ",".join(map(str, case.images)), "-o", tmp_path / "masks")
-    drawn = {path.name: np.asarray(nib.load(path).dataobj) for path in (tmp_path / "masks").iterdir()}
+    drawn = {path.name: np.asarray(nib.load(path).dataobj) for path in (tmp_path / "masks").glob("*.nii.gz")}
     stem = case.images[0].name.removesuffix(".nii.gz")
     assert sorted(drawn) == [f"{stem}-{name}.nii.gz" for name in ("ET", "TC", "WT")]
     masks = [drawn[f"{stem}-{name}.nii.gz"] for name in regions]
