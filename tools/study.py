@@ -26,6 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -102,6 +103,8 @@ def run_missing(grids: Sequence[Grid], data: Path, work: Path, jobs: int, record
     for source, selection in sorted({(each.data, each.selection) for each in missing.values()}):
         set_apart(data / source, selection, work / "data" / f"{source}-{selection}")
     running: dict[str, Future[str | None]] = {}
+    # One at a time is scored: threads of one process share what scoring shows and holds.
+    scoring = Lock()
     with alone(work) as lock, ThreadPoolExecutor(jobs) as pool:
 
         def work_on(place: int, training: Training) -> str | None:
@@ -111,8 +114,9 @@ def run_missing(grids: Sequence[Grid], data: Path, work: Path, jobs: int, record
             print(f"{time.strftime('%H:%M:%S')} {place} of {len(missing)}: {training.name}", flush=True)
             try:
                 train(training, work, lock)
-                if not record_path(training, records).is_file():
-                    write_record(training, data, work, records)
+                with scoring:
+                    if not record_path(training, records).is_file():
+                        write_record(training, data, work, records)
             except MimzooError as error:
                 return f"{training.name}: {error}"
             return None
