@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and how much memory there is for what they hold."""
 
+import hashlib
 import os
 import re
 import uuid
@@ -59,3 +60,9 @@ def free_memory() -> int | None:
         limit = int((CGROUP / "memory.max").read_text())
         amounts.append(limit - int((CGROUP / "memory.current").read_text()))
     return min(amounts, default=None)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

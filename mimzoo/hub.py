@@ -14,6 +14,7 @@ from mimzoo.blocks import Artefact, Repo, Tag
 from mimzoo.cards import Card, find_card, mimzoo_home, read_card, store_folder
 from mimzoo.endpoint import hub_api, patiently, speaking
 from mimzoo.errors import UnknownNameError, WeightsError, suggest
+from mimzoo.files import sha256_of
 from mimzoo.verified import verify
 
 if TYPE_CHECKING:
@@ -167,12 +168,6 @@ def _is_named(path: Path, artefact: Artefact) -> bool:
     except WeightsError:
         return False
     return True
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def has_content(content: Path | bytes, digest: str) -> bool:

@@ -15,7 +15,8 @@ from mimzoo.blocks import ARTEFACTS, Repo, Tag, model_index
 from mimzoo.cards import FENCE, Card, Loader, find_card, read_card, render_card, write_card
 from mimzoo.endpoint import hub_api, patiently, speaking
 from mimzoo.errors import CardError, MimzooError, UnknownNameError, WeightsError
-from mimzoo.hub import CARD, HubReference, Listing, fetch, fits, has_content, is_model_file, list_model, sha256_of
+from mimzoo.files import sha256_of
+from mimzoo.hub import CARD, HubReference, Listing, fetch, fits, has_content, is_model_file, list_model
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,6 +10,7 @@ from mimzoo.blocks import Artefact
 from mimzoo.cards import NAME, Card, card_folders, find_card, is_folder_reference, read_card, store_folder
 from mimzoo.endpoint import hub_api, speaking
 from mimzoo.errors import CardError, UnknownNameError, WeightsError
+from mimzoo.files import sha256_of
 from mimzoo.hub import (
     SCHEME,
     WEIGHTS,
@@ -22,7 +23,6 @@ from mimzoo.hub import (
     is_model_file,
     list_model,
     parse_reference,
-    sha256_of,
 )
 
 if TYPE_CHECKING:

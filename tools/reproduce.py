@@ -8,7 +8,6 @@ the seeds of a grid, or, of a run without other seeds, by more than 0.01 of Dice
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -18,9 +17,9 @@ from pathlib import Path
 import torch
 from study import alone, grid_paths, record_path, set_apart, train, write_record
 from study_grid import FOLDER, Grid, Training, cells, read_grid, trainings
-from study_page import Record
+from study_page import Record, read_record
 
-from mimzoo.errors import DataError, MimzooError, UnknownNameError, suggest
+from mimzoo.errors import MimzooError, UnknownNameError, suggest
 
 DICE_AT_MOST, LOSS_SHARE_AT_MOST = 0.01, 0.05
 
@@ -35,7 +34,7 @@ def find_training(name: str, grids: Sequence[Grid]) -> Training:
 
 def run_again(training: Training, data: Path, work: Path) -> Record:
     """Return the record of a training that is run in `work`, or goes on there, with what it begins from."""
-    set_apart(data / training.data, training.selection, work / "data" / f"{training.data}-{training.selection}")
+    set_apart(data / training.data, training.selection, work / training.folder)
     chain = [training]
     while isinstance(chain[0].start, Training):
         chain.insert(0, chain[0].start)
@@ -48,18 +47,9 @@ def run_again(training: Training, data: Path, work: Path) -> Record:
     return read_record(path)
 
 
-def read_record(path: Path) -> Record:
-    """Return the record in a file; DataError when it is not there."""
-    if not path.is_file():
-        raise DataError(f"{path} is not there; only a run that is recorded can be held against another")
-    return Record(json.loads(path.read_text(encoding="utf-8")))
-
-
 def figure_of(record: Record) -> float:
     """Return the Dice of a fine-tuning, or the least loss of a pretraining."""
-    if "cases" in record.told:
-        return record.mean("dice")
-    return min(loss for _, loss in record.told["curves"]["validation loss"])
+    return record.mean("dice") if "cases" in record.told else record.best_loss
 
 
 def allowed(training: Training, first: Record, grids: Sequence[Grid], records: Path) -> float:

@@ -100,8 +100,8 @@ def alone(work: Path) -> Any:
 def run_missing(grids: Sequence[Grid], data: Path, work: Path, jobs: int, records: Path) -> list[str]:
     """Return what went wrong, after every training of the grids that has no record was run, `jobs` at a time."""
     missing = {one.name: one for grid in grids for one in wanting(grid, work, records)}
-    for source, selection in sorted({(each.data, each.selection) for each in missing.values()}):
-        set_apart(data / source, selection, work / "data" / f"{source}-{selection}")
+    for each in {each.folder: each for each in missing.values()}.values():
+        set_apart(data / each.data, each.selection, work / each.folder)
     running: dict[str, Future[str | None]] = {}
     # One at a time is scored: threads of one process share what scoring shows and holds.
     scoring = Lock()
@@ -184,7 +184,7 @@ def write_record(training: Training, data: Path, work: Path, records: Path) -> N
     folder = work / "runs" / training.name
     told = {**describe(training), **measured(folder)}
     if training.verb == "pretrain":
-        told["between_scans"] = round(between_scans(folder, work / "data" / f"{training.data}-{training.selection}"), 4)
+        told["between_scans"] = round(between_scans(folder, work / training.folder), 4)
     else:
         split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
         found, _ = evaluate(folder, data / training.data, out=folder / "final")

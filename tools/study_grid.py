@@ -99,6 +99,11 @@ class Training:
         """Return what the run's folder and its record are called: other recipes have other names."""
         return f"{self.verb}-{self.key()[:12]}"
 
+    @property
+    def folder(self) -> str:
+        """Return where the data set of a training lies below the folder that the study works in."""
+        return f"data/{self.data}-{self.selection}"
+
     def key(self) -> str:
         """Return the hash of all that decides the result: recipe, start, data.
 
@@ -135,7 +140,7 @@ class Training:
     def command(self) -> list[str]:
         """Return the command line; paths are below the folder that the study works in."""
         start = f"./runs/{self.start.name}" if isinstance(self.start, Training) else self.start or SCRATCH
-        words = ["mimzoo", self.verb, self.card, "--data", f"./data/{self.data}-{self.selection}"]
+        words = ["mimzoo", self.verb, self.card, "--data", f"./{self.folder}"]
         words += ["-o", f"runs/{self.name}", "--from", start]
         words += [] if self.labelled is None else ["--labelled", str(self.labelled)]
         words += [] if self.seed is None else ["--seed", str(self.seed)]

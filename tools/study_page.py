@@ -12,6 +12,7 @@ from typing import Any
 
 from study_grid import Grid, Row, cells, read_grid, trainings
 
+from mimzoo.errors import DataError
 from mimzoo.figures.paper import QUIET, figure_at
 from mimzoo.metrics import Scores, compare_paired, summarise
 from mimzoo.palette import colour
@@ -47,6 +48,11 @@ class Record:
         return case_values(self.scores, make_task(labels, None, None))
 
     @property
+    def best_loss(self) -> float:
+        """Return the least loss of a pretraining on the selection cases."""
+        return min(loss for _, loss in self.told["curves"]["validation loss"])
+
+    @property
     def curve(self) -> list[tuple[int, float]]:
         """Return the Dice on the selection cases by step."""
         return [(int(step), dice) for step, dice in self.told["curves"]["validation dice"]]
@@ -79,6 +85,11 @@ class Table:
         return [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
 
     @property
+    def tuned(self) -> list[Record]:
+        """Return the records of the fine-tunings."""
+        return [record for seeds in self._places.values() for record in seeds.values()]
+
+    @property
     def columns(self) -> list[str]:
         """Return the names of the columns."""
         return [column.name for column in self.grid.columns]
@@ -86,7 +97,14 @@ class Table:
 
 def read_records(folder: Path) -> dict[str, Record]:
     """Return the records of a folder by name."""
-    return {path.stem: Record(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: read_record(path) for path in sorted(folder.glob("*.json"))}
+
+
+def read_record(path: Path) -> Record:
+    """Return the record in a file; DataError when it is not there."""
+    if not path.is_file():
+        raise DataError(f"{path} is not there; only a run that is recorded can be held against another")
+    return Record(json.loads(path.read_text(encoding="utf-8")))
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -165,10 +183,13 @@ def pretrainings(table: Table) -> str:
     for training in trainings(table.grid):
         record = table.records.get(training.name)
         if training.verb == "pretrain" and record is not None:
-            losses = dict(record.told["curves"]["validation loss"])
-            best = min(losses.values())
             changes = ", ".join(f"`{text}`" for text in training.assignments) or "as its card"
-            figures = [f"{record.told['steps']}", f"{best:.4f}", f"{record.told['between_scans']:.2f}", cost(record)]
+            figures = [
+                f"{record.told['steps']}",
+                f"{record.best_loss:.4f}",
+                f"{record.told['between_scans']:.2f}",
+                cost(record),
+            ]
             rows.append((f"`{training.card}`", [changes, *figures]))
     columns = ["changed", "steps", "best loss", "variance between scans", "processor s per step, MB at most"]
     return matrix("pretraining", columns, rows) if rows else ""
@@ -227,10 +248,10 @@ def section(table: Table, picture: str) -> str:
     grid = table.grid
     wanted = trainings(grid)
     known = [table.records[one.name] for one in wanted if one.name in table.records]
-    tuned = next((record for record in known if "cases" in record.told), None)
-    if tuned is None:
+    if not table.tuned:
         return f"## {grid.title}\n\n{grid.text.strip()}\n\nNo run is recorded yet."
-    chosen, scored = len(tuned.told["split"]["validation"]), len(tuned.told["cases"])
+    first = table.tuned[0].told
+    chosen, scored = len(first["split"]["validation"]), len(first["cases"])
     protocol = (
         f"{len(known)} of {len(wanted)} runs on {grid.data}. {chosen} training cases are set apart to select weights, "
         f"{scored} others give the figures. Seeds: {', '.join(map(str, grid.seeds))}. Behind \u00b1 stands the "
@@ -259,7 +280,8 @@ def page_of(folder: Path, pictures: Path) -> str:
     parts = [(folder / "head.md").read_text(encoding="utf-8").strip()]
     for path in sorted(folder.glob("*.toml")):
         table = Table(path.stem, read_grid(path), records)
-        draw_curves(pictures / f"{path.stem}.png", table)
+        if table.tuned:
+            draw_curves(pictures / f"{path.stem}.png", table)
         parts.append(section(table, f"{folder.name}/{path.stem}.png"))
     return "\n\n".join(parts) + "\n"
 

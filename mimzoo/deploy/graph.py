@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from mimzoo.deploy.engines import first_line, open_engine
 from mimzoo.deploy.header import Header, Value, read_header
 from mimzoo.deploy.metadata import REMEDY, Metadata
 from mimzoo.errors import ExportError, ShapeError
+from mimzoo.files import sha256_of
 from mimzoo.grids import Floats
 
 MODEL_FILE = "model.onnx"
@@ -37,8 +37,7 @@ class Graph:
     @cached_property
     def sha256(self) -> str:
         """Return the sha256 of the file."""
-        with self.path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.path)
 
     def warm(self) -> None:
         """Run one window of zeros, so that the engine takes the memory that it needs; ShapeError when it fails."""

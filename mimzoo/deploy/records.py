@@ -1,13 +1,12 @@
 """What was done with each scan, in a file beside the masks: written last, and believed only where it is still true."""
 
 from collections.abc import Iterable, Iterator
-from hashlib import file_digest
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError
 
-from mimzoo.files import replacing
+from mimzoo.files import replacing, sha256_of
 from mimzoo.recipes import Block
 
 FOLDER = "records"
@@ -22,8 +21,7 @@ class Content(Block):
     @classmethod
     def of(cls, path: Path) -> Self:
         """Return the content of a file; OSError where it cannot be read."""
-        with path.open("rb") as file:
-            return cls(bytes=path.stat().st_size, sha256=file_digest(file, "sha256").hexdigest())
+        return cls(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 class Source(Block):
