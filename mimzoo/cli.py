@@ -23,8 +23,9 @@ plugin_app = typer.Typer(help="Write plugins.", no_args_is_help=True)
 app.add_typer(plugin_app, name="plugin")
 app.add_typer(data_app, name="data")
 
-# What the `train` extra brings, and deployment does without.
-TRAINING = {"accelerate", "blosc2", "matplotlib", "monai", "onnx", "onnxscript", "scipy", "torch"}
+# What deployment does without, and which extra brings it.
+TRAINING = ("accelerate", "blosc2", "matplotlib", "monai", "onnx", "onnxscript", "scipy", "torch")
+EXTRAS = {"huggingface_hub": "hub", **dict.fromkeys(TRAINING, "train")}
 
 Model = Annotated[str, typer.Argument(help="A model: a bare name, a folder (./run), or hf://org/name@tag.")]
 Data = Annotated[Path, typer.Option("--data", help="A folder with a Decathlon dataset.json, or of scans.")]
@@ -59,9 +60,9 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except ModuleNotFoundError as error:
-        if error.name not in TRAINING:
+        if error.name not in EXTRAS:
             raise
-        _fail(f"this command needs {error.name}, which is not installed; pip install 'mimzoo[train]'")
+        _fail(f"this needs {error.name}, which is not installed; pip install 'mimzoo[{EXTRAS[error.name]}]'")
     except OSError as error:
         # Full disks and forbidden folders are the user's to mend; anything else keeps its traceback.
         _fail(f"{error.strerror or error}: {error.filename or 'a file'}; free space or choose another folder")
@@ -395,6 +396,8 @@ def _onnx_of(model: str) -> Path:
     card = find_model(model)
     path = card.file("model.onnx")
     if path is None:
+        if card.block.onnx is not None:
+            raise ExportError(f"{card.name}: model.onnx is not beside its card; pip install mimzoo-weights brings it")
         raise ExportError(f"{card.name} has no model.onnx; make one with: mimzoo export {model}")
     return path
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,9 @@ def cached(
     `named` are the artefacts of a card at hand; by default they are those of the card in the cache, which must all be
     there.
     """
+    # Without its client nothing can have come from the Hub, and what is here is told without asking for it.
+    if find_spec("huggingface_hub") is None:
+        return None
     from huggingface_hub import try_to_load_from_cache
 
     with speaking(str(reference)):

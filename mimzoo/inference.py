@@ -21,7 +21,8 @@ def answer_with(model: nn.Module, card: Card) -> Answering:
 
     Raises CardError for a card without a task.
     """
-    block, sweep = card.block, Sweep(card.block.input.crop, recipe_of(card).overlap)
+    block = card.block
+    sweep = Sweep(block.input.crop, recipe_of(card).overlap, threads=torch.get_num_threads())
     predict = numpy_predictor(model)
     return lambda scan: answer(block.task, predict, prepare(scan, block.input), sweep)
 

@@ -267,7 +267,10 @@ def read_state(card: Card) -> dict[str, Tensor]:
         raise WeightsError(f"{card.name} has no weights yet; train them with: mimzoo {command} {card.name} --data DIR")
     path = card.file("model.safetensors")
     if path is None:
-        raise WeightsError(f"{card.name}: model.safetensors is not beside its card in {card.folder}; put it there")
+        raise WeightsError(
+            f"{card.name}: model.safetensors is not beside its card in {card.folder}; put it there, "
+            "or pip install mimzoo-weights where it is a model of mimzoo's own"
+        )
     return read_weights(path, weights.sha256)
 
 

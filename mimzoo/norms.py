@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 PER_GROUP = 8
 FAR_BELOW = -1e30
+EPSILON = 1e-5
 
 
 class Norm(nn.Module):
@@ -23,7 +24,6 @@ class Norm(nn.Module):
         self.groups = channels // PER_GROUP if kind == "group" and channels % PER_GROUP == 0 else channels
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = 1e-5
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return x (B, C, X, Y, Z) with zero mean and unit variance within each group, scaled and shifted.
@@ -33,14 +33,14 @@ class Norm(nn.Module):
         if visible is not None or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             return self.explicit(x, visible)
         # Not torch.nn.functional's, which refuses a single cell of a single sample.
-        return torch.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return torch.group_norm(x, self.groups, self.weight, self.bias, EPSILON)
 
     def explicit(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return the same as `forward`, in two passes whose sums run over one axis at a time, at least in float32."""
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
         seen = None if visible is None else visible.to(precise.dtype)
         centred = precise - self._mean(precise, seen)
-        scale = torch.rsqrt(self._mean(centred * centred, seen) + self.eps) * self.weight.view(1, -1, 1, 1, 1)
+        scale = torch.rsqrt(self._mean(centred * centred, seen) + EPSILON) * self.weight.view(1, -1, 1, 1, 1)
         normed = centred * scale + self.bias.view(1, -1, 1, 1, 1)
         return (normed if seen is None else normed * seen).to(x.dtype)
 
@@ -51,6 +51,18 @@ class Norm(nn.Module):
         # (B, C, 1, 1, 1) -> (B, groups, C / groups) -> the group's mean for each of its channels (B, C, 1, 1, 1)
         grouped = means.reshape(x.shape[0], self.groups, -1)
         return grouped.mean(2, keepdim=True).expand_as(grouped).reshape(x.shape[0], -1, 1, 1, 1)
+
+
+class InstanceNorm(nn.Module):
+    """Instance norm without scale and shift, as accurate once exported as `Norm` is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (B, C, X, Y, Z) with zero mean and unit variance in every channel of every sample."""
+        if not (torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+            return torch.group_norm(x, x.shape[1], eps=EPSILON)
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = precise - _mean(precise)
+        return (centred * torch.rsqrt(_mean(centred * centred) + EPSILON)).to(x.dtype)
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A network with a fixed window over a volume of any size: Gaussian-blended sliding windows, in bounded memory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from math import prod
 from mmap import mmap
@@ -83,7 +84,7 @@ def _slide(
     whole, inside = padded(voxels, sweep.roi)
     box = body_box(whole, sweep.roi) if sweep.within_body else places((0, 0, 0), whole.shape[1:])
     layout = Layout([part.stop - part.start for part in box], sweep)
-    blend = Blend(layout, outputs, leading, decide)
+    blend = Blend(layout, outputs, leading, decide, sweep.threads)
     done = 0
     for part in _batches(layout.corners, sweep):
         windows = _cut(whole, part, sweep, box)
@@ -181,8 +182,11 @@ class Blend:
     the largest the largest, and the positive positive.
     """
 
-    def __init__(self, layout: Layout, outputs: int, leading: tuple[int, ...], decide: Decide) -> None:
+    def __init__(
+        self, layout: Layout, outputs: int, leading: tuple[int, ...], decide: Decide, threads: int = 1
+    ) -> None:
         self.layout, self.outputs, self.decide = layout, outputs, decide
+        self.pool = ThreadPoolExecutor(threads)
         self.weights = gaussian(layout.roi)
         self.answer: Masks = np.zeros((*leading, *layout.shape), np.uint8)
         self.sums: dict[Index, Floats] = {}
@@ -196,13 +200,17 @@ class Blend:
             raise ShapeError(
                 f"the model gave logits of shape {logits.shape} where {(self.outputs, *self.layout.roi)} is expected"
             )
-        for index, last in self.layout.touched(corner):
-            place = self.layout.place(index)
-            if logits is not None:
-                within = tuple(slice(p.start - c, p.stop - c) for p, c in zip(place, corner, strict=True))
-                self._add(index, logits[(slice(None), *within)], self.weights[within])
-            if last and index in self.sums:
-                self.answer[(..., *place)] = self.decide(self.sums.pop(index))
+        # Blocks share no voxel, and numpy computes on large ones beside other threads.
+        for done in [self.pool.submit(self._touch, corner, logits, *block) for block in self.layout.touched(corner)]:
+            done.result()
+
+    def _touch(self, corner: Corner, logits: NDArray[Any] | None, index: Index, last: bool) -> None:
+        place = self.layout.place(index)
+        if logits is not None:
+            within = tuple(slice(p.start - c, p.stop - c) for p, c in zip(place, corner, strict=True))
+            self._add(index, logits[(slice(None), *within)], self.weights[within])
+        if last and index in self.sums:
+            self.answer[(..., *place)] = self.decide(self.sums.pop(index))
 
     def _add(self, index: Index, logits: NDArray[Any], weights: Floats) -> None:
         if index not in self.sums:

@@ -22,7 +22,7 @@ class Sweep:
     With `skip_constant`, a window in which every channel has one value throughout is not predicted: it adds nothing,
     and what no other window covers is background. With `within_body` windows go over the box of the body alone, see
     `body_box`, and all outside is background. Every window is seen mirrored along the axes `mirror` and all their
-    combinations too, and what is predicted of it averaged.
+    combinations too, and what is predicted of it averaged. `threads` blend what is predicted.
     """
 
     roi: Size
@@ -32,6 +32,7 @@ class Sweep:
     skip_constant: bool = False
     within_body: bool = False
     mirror: tuple[int, ...] = ()
+    threads: int = 1
 
 
 class Layout:

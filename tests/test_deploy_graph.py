@@ -37,6 +37,12 @@ def test_a_graph_of_whole_scans_gives_a_row_for_each_window(tmp_path):
     np.testing.assert_allclose(graph.predict(windows), [[0, 0, -1], [1, 2, 3], [2, 4, 7]], atol=1e-4)
 
 
+@pytest.mark.parametrize(("own", "said"), [("float32", ", float32"), ("float16", ", a graph in float16")])
+def test_a_graph_tells_in_which_precision_it_is_computed(tmp_path, own, said):
+    graph = Graph(save_model(tmp_path / "m.onnx", metadata(precision=own)), Choice("cpu", threads=1))
+    assert graph.about.startswith("ONNX Runtime") and graph.about.endswith(said)
+
+
 def test_a_folder_that_holds_a_model_will_do(model):
     model.rename(model.parent / "model.onnx")
     assert Graph(model.parent).path == model.parent / "model.onnx"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from thresholds import ROI, an_input, counted, linear_graph, metadata, noise, save_model, save_scan
 
-from mimzoo.deploy import Manner, Segmenter, memory, segment_files
+from mimzoo.deploy import Choice, Manner, Segmenter, memory, segment_files
 from mimzoo.deploy.memory import Given, fitting, memory_bytes, mirror_axes, needed_bytes
 from mimzoo.errors import ExportError, MimzooError, ScanError
 from mimzoo.grids import Grid
@@ -147,7 +147,7 @@ def test_a_manner_changes_how_windows_go_over_a_scan(tmp_path):
     model = save_model(tmp_path / "m.onnx", about)
     manner = Manner(overlap=0.25, batch=2, skip_background=True, within_body=True, mirror="card")
     sweep = Sweep(ROI, 0.25, 2, skip_constant=True, within_body=True, mirror=(0, 2))
-    assert Segmenter(model, manner=manner).plan(scan)[0] == sweep
+    assert Segmenter(model, Choice(threads=1), manner).plan(scan)[0] == sweep
     assert Segmenter(model, manner=Manner(mirror=(1,))).plan(scan)[0].mirror == (1,)
 
 

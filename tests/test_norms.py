@@ -6,7 +6,7 @@ from graphs import constant_air, exported
 from torch.nn import functional
 
 from mimzoo.graphs import graph_of
-from mimzoo.norms import Norm
+from mimzoo.norms import InstanceNorm, Norm
 
 
 @pytest.mark.parametrize(("kind", "groups"), [("instance", 16), ("group", 2)])
@@ -34,6 +34,11 @@ def test_with_visible_positions_the_norm_is_that_of_them_alone(kind, groups):
     assert not found.masked_select(~visible).any()
 
 
+def test_instance_norm_without_scale_and_shift_is_that_of_torch():
+    x = torch.randn(2, 16, 5, 6, 7) * 3 + 2
+    assert torch.allclose(InstanceNorm()(x), functional.instance_norm(x), atol=1e-5)
+
+
 def test_group_norm_falls_back_to_one_channel_a_group_where_eight_do_not_fit():
     assert Norm("group", 12).groups == 12
 
@@ -51,10 +56,10 @@ class Plain(torch.nn.Module):
         return functional.instance_norm(x)
 
 
-@pytest.mark.parametrize("kind", ["instance", "group"])
-def test_the_exported_norm_is_as_accurate_as_torch_on_constant_air(features, kind):
-    norm = Norm(kind, 16).eval()
-    exact = functional.group_norm(features.double(), norm.groups)
+@pytest.mark.parametrize(("norm", "groups"), [(Norm("instance", 16), 16), (Norm("group", 16), 2), (InstanceNorm(), 16)])
+def test_the_exported_norm_is_as_accurate_as_torch_on_constant_air(features, norm, groups):
+    norm.eval()
+    exact = functional.group_norm(features.double(), groups)
     for run in (exported(norm, features), norm):
         assert (run(features) - exact).abs().max() < 2e-5
 

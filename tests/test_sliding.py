@@ -189,11 +189,12 @@ def test_memory_holds_a_slab_of_logits_not_the_whole_volumes(act, answered):
     assert peak < whole / 10 + 2 * answered * whole / 4
 
 
-def test_windows_along_any_axis_give_the_plain_blends_labels_in_their_order():
+@pytest.mark.parametrize("threads", [1, 3])
+def test_windows_along_any_axis_give_the_plain_blends_labels_in_their_order(threads):
     voxels = np.random.default_rng(3).normal(size=(1, 21, 17, 25)).astype(np.float32)
     predict = in_numpy(position_dependent(1, 4, (8, 6, 10)))
     for axis in range(3):
-        sweep = Sweep((8, 6, 10), 0.5, axis=axis)
+        sweep = Sweep((8, 6, 10), 0.5, axis=axis, threads=threads)
         expected = plain_blend(predict, voxels, Layout(voxels.shape[1:], sweep).corners, sweep.roi, 4)
         np.testing.assert_array_equal(sliding.slide(predict, voxels, sweep, 4), expected.argmax(0))
 

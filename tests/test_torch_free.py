@@ -26,6 +26,14 @@ def without_torch(tmp_path_factory):
 
 
 @pytest.fixture
+def without_hub(tmp_path):
+    """The environment of a process that has no client of the Hub."""
+    # None in sys.modules is what hides a module from `import` and `find_spec` alike.
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['huggingface_hub'] = None\n")
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+@pytest.fixture
 def exported(tiny_segmenter, phantoms, tmp_path):
     """An exported segmenter."""
     learning = ["finetuning.steps=40", "finetuning.validate_every=20", "finetuning.optimiser.lr=0.01"]
@@ -56,3 +64,12 @@ def test_what_needs_torch_says_how_to_install_it(without_torch, tmp_path):
 
 def test_torch_is_really_out_of_reach(without_torch):
     assert "No module named 'torch'" in run(without_torch, "-c", "import torch").stderr
+
+
+def test_what_needs_the_hub_says_how_to_install_its_client_and_nothing_else_asks_for_it(without_hub, tmp_path):
+    done = run(without_hub, "-m", "mimzoo", "pull", "hf://org/name@v1")
+    assert done.returncode == 1
+    assert "pip install 'mimzoo[hub]'" in done.stderr and "Traceback" not in done.stderr
+    code = "from mimzoo.hub import HubReference, cached; print(cached(HubReference('org/name', 'v1')))"
+    assert run(without_hub, "-c", code).stdout == "None\n"
+    assert "vit-mae-hippocampus" in run(without_hub, "-m", "mimzoo", "list").stdout

@@ -200,7 +200,8 @@ def open_ours(way: Way, network: str, sizes: Sizes, folder: Path, threads: int) 
         engine = "openvino" if way.engine == "OpenVINO" else "cpu"
         choice = Choice(engine, threads, "bfloat16" if way.precision == "bfloat16" else "float32")
         predict = Graph(folder / "model.onnx", choice).predict
-    return lambda voxels: slide(predict, voxels, Sweep((sizes.roi,) * 3, OVERLAP), sizes.classes)
+    sweep = Sweep((sizes.roi,) * 3, OVERLAP, threads=threads)
+    return lambda voxels: slide(predict, voxels, sweep, sizes.classes)
 
 
 def some_logits(sizes: Sizes) -> Floats:

@@ -21,7 +21,7 @@ class Choice:
 
 
 class Engine(Protocol):
-    """A graph that is ready to run; `about` says by what and how, in a few words."""
+    """A graph that is ready to run; `about` says by what, in a few words."""
 
     name: EngineName
     about: str

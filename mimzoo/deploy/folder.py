@@ -103,7 +103,7 @@ def segment_files(
 def _engine(model: Deployed) -> str:
     """Return what runs a model, and why nothing before it in the order does."""
     others = "".join(f"; not {name}: {reason}" for name, reason in model.graph.passed.items())
-    return f"run by {model.graph.engine.about}{others}"
+    return f"run by {model.graph.about}{others}"
 
 
 def list_scans(scans: Sequence[str | Path], channels: int, out_dir: Path) -> list[Files]:
@@ -271,7 +271,7 @@ class Work:
             scan=job.name,
             files=seen.files,
             maker=self.maker,
-            run_by=self.segment.graph.engine.about,
+            run_by=self.segment.graph.about,
             warnings=seen.warnings,
             channels=self.segment.input.channels,
             masks={path.name: Content.of(path) for path in maps},
@@ -285,7 +285,7 @@ class Work:
         # A disk that is full has no room for this either.
         with suppress(OSError):
             files = tuple(Source.of(path) for path in job.files if path.is_file())
-            run_by = self.segment.graph.engine.about
+            run_by = self.segment.graph.about
             write_record(
                 self.folder, Record(scan=job.name, files=files, maker=self.maker, run_by=run_by, failure=sentence)
             )

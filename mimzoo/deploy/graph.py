@@ -39,6 +39,12 @@ class Graph:
         """Return the sha256 of the file."""
         return sha256_of(self.path)
 
+    @property
+    def about(self) -> str:
+        """Return what runs the graph, and in which precision, in a few words."""
+        asked, own = self.choice.precision, self.metadata.precision
+        return f"{self.engine.about}, {asked if own == 'float32' else f'a graph in {own}'}"
+
     def warm(self) -> None:
         """Run one window of zeros, so that the engine takes the memory that it needs; ShapeError when it fails."""
         self.predict(np.zeros((1, len(self.metadata.input.channels), *self.metadata.roi), np.float32))

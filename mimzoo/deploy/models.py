@@ -1,5 +1,6 @@
 """Deployed models: a scan in, its answer out, with the preprocessing and the grid that belong to it."""
 
+import os
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -126,6 +127,7 @@ class Deployed:
             skip_constant=manner.skip_background,
             within_body=manner.within_body,
             mirror=mirror,
+            threads=self.graph.choice.threads or os.cpu_count() or 1,
         )
 
     def __call__(self, scan: Scan) -> Answer:

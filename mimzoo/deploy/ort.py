@@ -33,7 +33,7 @@ class OrtEngine:
             raise Unavailable(f"ONNX Runtime fell back from {first} to {given}; are its libraries installed?")
         self.session.disable_fallback()
         how = f"{choice.threads or 'all'} thread(s)" if name == "cpu" else first
-        self.about = f"ONNX Runtime {ort.__version__}, {how}, float32"
+        self.about = f"ONNX Runtime {ort.__version__}, {how}"
 
     def run(self, windows: Floats, logits: Floats) -> None:
         """Fill in the logits of windows, which the device reads and writes where they are."""

@@ -36,7 +36,7 @@ class VinoEngine:
         self.content = content
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
         version = openvino.__version__.split("-")[0]
-        self.about = f"OpenVINO {version}, {threads} thread(s), {choice.precision}"
+        self.about = f"OpenVINO {version}, {threads} thread(s)"
 
     def run(self, windows: Floats, logits: Floats) -> None:
         """Fill in the logits of windows, one after the other, which are read and written where they are."""

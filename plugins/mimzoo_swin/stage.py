@@ -2,6 +2,7 @@
 
 from torch import Tensor, cat, nn, unflatten
 
+from mimzoo.norms import InstanceNorm
 from mimzoo.tokens import Size
 from mimzoo.transformer import StochasticDepth
 from mimzoo_swin.args import SwinArgs
@@ -59,7 +60,7 @@ class ResidualConvolutions(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = (nn.Conv3d(width, width, 3, padding=1, bias=False) for _ in range(2))
-        self.norm, self.act = nn.InstanceNorm3d(width), nn.LeakyReLU(0.01)
+        self.norm, self.act = InstanceNorm(), nn.LeakyReLU(0.01)
 
     def forward(self, x: Tensor, grid: Size) -> Tensor:
         """Return the cells (B, N, D) of a grid after the convolutions."""
