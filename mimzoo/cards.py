@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from mimzoo.blocks import CardBlock, model_index
-from mimzoo.errors import CardError, UnknownNameError, suggest
+from mimzoo.errors import CardError, UnknownNameError, WeightsError, suggest
 from mimzoo.files import replacing
 from mimzoo.recipes import Block
 from mimzoo.registry import registry
@@ -44,6 +44,16 @@ class Card:
         """Return the path of a file beside the card, or None when it is not there."""
         path = None if self.folder is None else self.folder / name
         return path if path is not None and path.is_file() else None
+
+    def required(self, name: str) -> Path:
+        """Return the path of a file that the card names beside itself; WeightsError when it is not there."""
+        path = self.file(name)
+        if path is None:
+            raise WeightsError(
+                f"{self.name}: {name} is not beside its card in {self.folder}; put it there, "
+                "or pip install mimzoo-weights where it is a model of mimzoo's own"
+            )
+        return path
 
     def sha256(self) -> str:
         """Return the hash of the block's recipe: of what decides the model, not of what was measured on it."""

@@ -394,12 +394,9 @@ def _onnx_of(model: str) -> Path:
     if model.endswith(".onnx") or Path(model, "model.onnx").is_file():
         return Path(model)
     card = find_model(model)
-    path = card.file("model.onnx")
-    if path is None:
-        if card.block.onnx is not None:
-            raise ExportError(f"{card.name}: model.onnx is not beside its card; pip install mimzoo-weights brings it")
+    if card.block.onnx is None and card.file("model.onnx") is None:
         raise ExportError(f"{card.name} has no model.onnx; make one with: mimzoo export {model}")
-    return path
+    return card.required("model.onnx")
 
 
 @app.command()

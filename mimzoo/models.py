@@ -265,13 +265,7 @@ def read_state(card: Card) -> dict[str, Tensor]:
     if weights is None:
         command = "finetune" if card.block.finetuning else "pretrain"
         raise WeightsError(f"{card.name} has no weights yet; train them with: mimzoo {command} {card.name} --data DIR")
-    path = card.file("model.safetensors")
-    if path is None:
-        raise WeightsError(
-            f"{card.name}: model.safetensors is not beside its card in {card.folder}; put it there, "
-            "or pip install mimzoo-weights where it is a model of mimzoo's own"
-        )
-    return read_weights(path, weights.sha256)
+    return read_weights(card.required("model.safetensors"), weights.sha256)
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], new_head: bool) -> LoadReport:

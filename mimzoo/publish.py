@@ -128,13 +128,12 @@ def _check_files(card: Card) -> None:
     """Raise WeightsError for a file beside the card that is not the one that the card names, or that it does not."""
     named = card.block.artefacts()
     for name in ARTEFACTS.values():
-        path, artefact = card.file(name), named.get(name)
-        if path is None and artefact is not None:
-            raise WeightsError(f"{card.name}: {name} is not beside its card in {card.folder}; put it there")
-        if path is not None and artefact is None:
-            raise WeightsError(f"{path} is not named by its card; make it again with mimzoo, or remove it")
-        if path is None or artefact is None:
+        artefact = named.get(name)
+        if artefact is None:
+            if (stray := card.file(name)) is not None:
+                raise WeightsError(f"{stray} is not named by its card; make it again with mimzoo, or remove it")
             continue
+        path = card.required(name)
         found = (path.stat().st_size, sha256_of(path))
         if found != (artefact.bytes, artefact.sha256):
             raise WeightsError(
