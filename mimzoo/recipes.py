@@ -12,6 +12,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive, Positive]
 Spacing = tuple[Rate, Rate, Rate]
 FlipAxes = tuple[Annotated[int, Field(ge=0, le=2)], ...]
+SidedLabels = tuple[tuple[Positive, Positive], ...]
 # What an exported graph computes in.
 GraphPrecision = Literal["float32", "float16", "int8"]
 
@@ -97,9 +98,14 @@ class Optimiser(Block):
 
 
 class Augmentation(Block):
-    """Random changes of a crop; every amount 0 and no axis switches its change off."""
+    """Random changes of a crop; every amount 0 and no axis switches its change off.
+
+    `sided_labels` are pairs of labels, the right one of an organ and its left one, which change places wherever a crop
+    is flipped along X.
+    """
 
     flip_axes: FlipAxes = ()
+    sided_labels: SidedLabels = ()
     rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
     noise: Annotated[float, Field(ge=0)] = 0.0
@@ -108,6 +114,13 @@ class Augmentation(Block):
     intensity_scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
     intensity_shift: Annotated[float, Field(ge=0)] = 0.0
     probability: Share = 0.5
+
+    @model_validator(mode="after")
+    def _sides_are_known(self) -> "Augmentation":
+        values = [value for pair in self.sided_labels for value in pair]
+        if len(set(values)) < len(values):
+            raise ValueError(f"sided_labels must name each label once, got {[list(pair) for pair in self.sided_labels]}")
+        return self
 
 
 class Schedule(Block):

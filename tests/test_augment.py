@@ -193,6 +193,25 @@ def test_flips(axis):
     assert torch.equal(out["labels"], item["labels"].flip(axis))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_sided_labels_stay_on_their_side(seed):
+    item = make_item()
+    augment = build_augmentation(Augmentation(flip_axes=(0,), sided_labels=((1, 7),)), (1.0, 1.0, 1.0))
+    plain = build_augmentation(Augmentation(flip_axes=(0,)), (1.0, 1.0, 1.0))
+    out, unsided = augment(item, seed), plain(item, seed)
+    assert torch.equal(out["volume"], unsided["volume"])
+    flipped = not torch.equal(out["volume"], item["volume"])
+    for label, other in ((0, 0), (1, 7), (7, 1)):
+        assert torch.equal(out["labels"] == label, unsided["labels"] == (other if flipped else label))
+    assert augment({"volume": item["volume"]}, seed)["volume"].equal(out["volume"])
+
+
+def test_sides_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match=r"sided_labels must name each label once, got \[\[3, 4\], \[4, 5\]\]"):
+        Augmentation(flip_axes=(0,), sided_labels=((3, 4), (4, 5)))
+
+
 # --- intensities ------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,8 @@ def build_augmentation(recipe: Augmentation, spacing_mm: tuple[float, float, flo
     Each change happens with the recipe's probability, each flip axis by itself: rotation up to `rotate_deg` about
     every axis with scaling, blur up to `blur_mm`, flips, gamma between 1 / (1 + gamma) and 1 + gamma on the crop's own
     range (so that negative values are no matter), values times 1 +- intensity_scale, values +- intensity_shift,
-    Gaussian noise of a deviation up to `noise`. Labels turn and flip along, always with whole values.
+    Gaussian noise of a deviation up to `noise`. Labels turn and flip along, always with whole values; where left is
+    flipped to right, sided labels change places, so that each is still on its own side of the body.
     """
     return _Augment(recipe, spacing_mm)
 
@@ -45,7 +46,7 @@ class _Augment:
 def _transforms(recipe: Augmentation, spacing_mm: tuple[float, float, float]) -> Iterator[Any]:
     from monai import transforms as monai
 
-    from mimzoo.data.transforms import RandBlurd, RandTurnd
+    from mimzoo.data.transforms import RandBlurd, RandSidesd, RandTurnd
 
     often = recipe.probability
     if recipe.rotate_deg or recipe.scale:
@@ -53,7 +54,10 @@ def _transforms(recipe: Augmentation, spacing_mm: tuple[float, float, float]) ->
     if recipe.blur_mm:
         yield RandBlurd(VOLUME, often, recipe.blur_mm, spacing_mm)
     for axis in recipe.flip_axes:
-        yield monai.RandFlipd(BOTH, often, axis, allow_missing_keys=True)
+        if axis == 0 and recipe.sided_labels:
+            yield RandSidesd(BOTH, often, recipe.sided_labels)
+        else:
+            yield monai.RandFlipd(BOTH, often, axis, allow_missing_keys=True)
     if recipe.gamma:
         yield monai.RandAdjustContrastd(VOLUME, often, (1 / (1 + recipe.gamma), 1 + recipe.gamma))
     if recipe.intensity_scale:

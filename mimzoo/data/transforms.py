@@ -1,4 +1,4 @@
-"""Two random transforms that MONAI does in voxels and we need in mm; they follow its transforms' conventions."""
+"""Random transforms that MONAI does in voxels, or knows no sides in; they follow its transforms' conventions."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -65,6 +65,34 @@ class RandTurnd(RandomizableTransform, MapTransform):  # type: ignore[misc]  # M
             for key in self.key_iterator(items):
                 items[key] = resample(items[key], matrix, self.spacing_mm, nearest=key != self.keys[0])
         return items
+
+
+class RandSidesd(RandomizableTransform, MapTransform):  # type: ignore[misc]  # MONAI ships no types
+    """Flip along X, left to right; keys but the first are label maps, in which each `pair` of labels changes places."""
+
+    def __init__(self, keys: Sequence[str], prob: float, pairs: Sequence[tuple[int, int]]) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys=True)
+        RandomizableTransform.__init__(self, prob)
+        self.pairs = pairs
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the tensors (C, X, Y, Z) of the keys flipped alike."""
+        items = dict(data)
+        self.randomize(None)
+        if self._do_transform:
+            for key in self.key_iterator(items):
+                flipped = items[key].flip(1)
+                items[key] = flipped if key == self.keys[0] else swap_labels(flipped, self.pairs)
+        return items
+
+
+def swap_labels(labels: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Return a label map in which the two labels of each pair have changed places."""
+    swapped = labels.clone()
+    for one, other in pairs:
+        swapped[labels == one] = other
+        swapped[labels == other] = one
+    return swapped
 
 
 class RandBlurd(RandomizableTransform, MapTransform):  # type: ignore[misc]  # MONAI ships no types
