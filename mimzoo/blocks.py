@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from mimzoo.recipes import Block, Component, Finetuning, GraphPrecision, Input, Labels, Pretraining, Size
+from mimzoo.sides import check_sides
 from mimzoo.tasks import Regions, Target, Task, make_task
 
 # What a card may name by its content, and the file beside the card that has it.
@@ -134,7 +135,9 @@ class CardBlock(Block):
     @model_validator(mode="after")
     def _task_fits(self) -> "CardBlock":
         if self.finetuning is not None or self.labels or self.regions or self.target:
-            make_task(self.labels, self.regions, self.target)
+            task = make_task(self.labels, self.regions, self.target)
+            if self.finetuning is not None:
+                check_sides(task, self.finetuning.augmentation)
         return self
 
     @property

@@ -179,6 +179,7 @@ def metadata(card: Card, form: Form) -> Metadata:
         regions=block.regions,
         target=block.target,
         flip_axes=block.finetuning.augmentation.flip_axes,
+        sided_labels=block.finetuning.augmentation.sided_labels,
         roi=input.crop,
         overlap=block.finetuning.overlap,
         precision=form.precision,

@@ -119,7 +119,9 @@ class Augmentation(Block):
     def _sides_are_known(self) -> "Augmentation":
         values = [value for pair in self.sided_labels for value in pair]
         if len(set(values)) < len(values):
-            raise ValueError(f"sided_labels must name each label once, got {[list(pair) for pair in self.sided_labels]}")
+            raise ValueError(
+                f"sided_labels must name each label once, got {[list(pair) for pair in self.sided_labels]}"
+            )
         return self
 
 

@@ -14,6 +14,7 @@ from mimzoo.bodies import body_box
 from mimzoo.errors import ShapeError
 from mimzoo.grids import Floats, Masks, Slices, pad_to
 from mimzoo.recipes import Size
+from mimzoo.sides import X
 from mimzoo.slabs import Slabbed
 from mimzoo.sweep import Corner, Index, Layout, Places, Sweep, places
 
@@ -144,6 +145,8 @@ def _predict(predict: Predict, windows: Floats, sweep: Sweep) -> NDArray[Any]:
         # (B, C, X, Y, Z)
         reversed_axes = tuple(2 + axis for axis in axes)
         logits = _predict_once(predict, np.ascontiguousarray(np.flip(windows, reversed_axes)))
+        if X in axes and sweep.swapped:
+            logits = logits[:, sweep.swapped]
         found += np.flip(logits, reversed_axes) if logits.ndim == windows.ndim else logits
     if turns:
         found /= np.float32(1 + len(turns))

@@ -22,7 +22,8 @@ class Sweep:
     With `skip_constant`, a window in which every channel has one value throughout is not predicted: it adds nothing,
     and what no other window covers is background. With `within_body` windows go over the box of the body alone, see
     `body_box`, and all outside is background. Every window is seen mirrored along the axes `mirror` and all their
-    combinations too, and what is predicted of it averaged. `threads` blend what is predicted.
+    combinations too, and what is predicted of it averaged; in a view that is mirrored along X the outputs stand at the
+    places `swapped`, where left and right have outputs of their own. `threads` blend what is predicted.
     """
 
     roi: Size
@@ -32,6 +33,7 @@ class Sweep:
     skip_constant: bool = False
     within_body: bool = False
     mirror: tuple[int, ...] = ()
+    swapped: tuple[int, ...] = ()
     threads: int = 1
 
 

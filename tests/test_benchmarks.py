@@ -154,13 +154,6 @@ def test_the_weights_of_a_start_fit_the_encoder(name):
     assert bool(report.adapted) == (len(start.input.channels) != len(block.input.channels))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_crop_is_mirrored_where_sides_have_labels_of_their_own(name):
-    block = find_card(name).block
-    sided = [label for label in (block.labels or {}).values() if {"left", "right"} & set(label.split())]
-    assert not (sided and block.finetuning.augmentation.flip_axes)
-
-
 @pytest.mark.parametrize(("layout", "dilation", "minimum"), [("brats-met-2023", 1, 2), ("brats-ped-2023", 3, 50)])
 def test_lesions_are_counted_as_by_the_challenge(layout, dilation, minimum):
     scoring = card_of(layout).block.finetuning.scoring

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from math import prod
 
 import numpy as np
 import pytest
@@ -149,6 +150,18 @@ def test_a_manner_changes_how_windows_go_over_a_scan(tmp_path):
     sweep = Sweep(ROI, 0.25, 2, skip_constant=True, within_body=True, mirror=(0, 2))
     assert Segmenter(model, Choice(threads=1), manner).plan(scan)[0] == sweep
     assert Segmenter(model, manner=Manner(mirror=(1,))).plan(scan)[0].mirror == (1,)
+
+
+def test_left_and_right_change_places_in_mirrored_views(tmp_path):
+    sides = {1: "Right", 2: "Left"}
+    model = save_model(tmp_path / "m.onnx", metadata(labels=sides, flip_axes=(0,), sided_labels=((1, 2),)))
+    sweep, needed = Segmenter(model, manner=Manner(mirror="card")).plan(scan := save_scan(tmp_path / "a.nii", noise()))
+    assert sweep.mirror == (0,) and sweep.swapped == (0, 2, 1)
+    assert needed - Segmenter(model, manner=Manner(mirror=(1,))).plan(scan)[1] == 4 * 3 * prod(ROI)
+    unpaired = save_model(tmp_path / "u.onnx", metadata(labels=sides))
+    with pytest.raises(ExportError, match=r"u\.onnx: mirrored along X, Right would be Left: name them in"):
+        Segmenter(unpaired, manner=Manner(mirror=(0, 2)))
+    assert Segmenter(unpaired, manner=Manner(mirror=(1, 2))).plan(scan)[0].swapped == ()
 
 
 def test_axes_of_a_card_that_has_none_are_refused(tmp_path):

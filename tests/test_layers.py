@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"mimzoo", "errors", "specs", "recipes", "tasks", "files"},
+    {"mimzoo", "errors", "specs", "recipes", "tasks", "sides", "files"},
     {
         "registry",
         "blocks",

@@ -362,6 +362,18 @@ def test_mirrored_views_are_averaged_over_all_combinations(mirror):
     assert (labels == total[0].argmax(0).numpy()).mean() > 0.999
 
 
+def test_outputs_of_the_two_sides_change_places_in_views_mirrored_along_x():
+    roi, mirror, swapped = (12, 10, 9), (0, 2), [0, 2, 1, 3]
+    voxels, predict = np.random.default_rng(0).random((1, 12, 10, 9), np.float32), position_dependent(1, 4, roi)
+    total = 0
+    for axes in ([], [2], [4], [2, 4]):
+        found = torch.flip(predict(torch.flip(torch.from_numpy(voxels)[None], axes)), axes)
+        total = total + (found[:, swapped] if 2 in axes else found)
+    labels = slide(in_numpy(predict), voxels, roi, 0.5, 4, mirror=mirror, swapped=tuple(swapped))
+    assert (labels == total[0].argmax(0).numpy()).mean() > 0.999
+    assert (labels != slide(in_numpy(predict), voxels, roi, 0.5, 4, mirror=mirror)).any()
+
+
 def test_a_scans_outputs_are_averaged_over_mirrored_views():
     voxels = np.random.default_rng(0).random((1, 6, 4, 4), np.float32)
     ramp = np.arange(6, dtype=np.float32).reshape(6, 1, 1)

@@ -406,8 +406,8 @@ def test_killed_at_any_time(many, root):
     folder, reference = many
     done = store_folder(root, read_dataset(folder), MR, LABELS)
     chance = random.Random(0)
-    committed = [0]
-    while committed[-1] < 20:
+    committed, amid, cases = [0], 0, len(list(reference.folder.glob("*.json")))
+    while amid < 4:
         process = begin(folder, root)
         # "begin", the cases that are there already, and up to four new ones
         for _ in range(1 + committed[-1] + chance.randrange(5)):
@@ -419,7 +419,11 @@ def test_killed_at_any_time(many, root):
             assert all((done / name).stat().st_size == size for name, size in record["files"].values())
         committed.append(len(list(done.glob("*.json"))))
         assert committed[-1] >= committed[-2]
-    assert len(committed) > 3
+        amid += committed[-1] < cases
+        # On a busy machine a process may get to its end before it is killed.
+        if committed[-1] == cases:
+            shutil.rmtree(done)
+            committed.append(0)
     check_resumed(folder, root, reference)
 
 

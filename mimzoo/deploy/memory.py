@@ -97,8 +97,8 @@ def needed_bytes(given: Given, input: Input, task: Task, sweep: Sweep) -> int:
     # windows, twice while they are cut out
     swept = FLOAT_BYTES * channels * (seen + 2 * sweep.batch * prod(sweep.roi))
     if not task.of_scan:
-        # their logits, with those of a mirrored view, the sums, and what adding and deciding take
-        views = 2 if sweep.mirror else 1
+        # their logits, with those of a mirrored view, also in order; the sums, and what adding and deciding take
+        views = 1 + bool(sweep.mirror) + bool(sweep.swapped)
         swept += FLOAT_BYTES * outputs * (views * sweep.batch * prod(sweep.roi) + Layout(padded, sweep).most_held())
         swept += 2 * FLOAT_BYTES * prod(sweep.roi)
         swept += (outputs if task.kind == "regions" else 1) * (prod(padded) + prod(grid.shape))

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from mimzoo.errors import ExportError
-from mimzoo.recipes import Block, FlipAxes, GraphPrecision, Input, Labels, Size
+from mimzoo.recipes import Block, FlipAxes, GraphPrecision, Input, Labels, SidedLabels, Size
+from mimzoo.sides import mirrored_outputs
 from mimzoo.tasks import Regions, Target, Task, make_task
 
 KEY = "mimzoo"
@@ -26,13 +27,14 @@ class Metadata(Block):
     regions: Regions | None = None
     target: Target | None = None
     flip_axes: FlipAxes = ()
+    sided_labels: SidedLabels = ()
     roi: Size
     overlap: Annotated[float, Field(ge=0, lt=1)]
     precision: GraphPrecision = "float32"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        make_task(self.labels, self.regions, self.target)
+        mirrored_outputs(make_task(self.labels, self.regions, self.target), self.sided_labels)
         if self.roi != self.input.crop:
             raise ValueError(f"roi {list(self.roi)} is not the crop of the input, {list(self.input.crop)}")
         return self

@@ -15,6 +15,7 @@ from mimzoo.errors import ExportError, ScanError, ShapeError
 from mimzoo.masks import LabelMap, RegionMap
 from mimzoo.nifti import as_float32, as_small, read_form
 from mimzoo.recipes import Input, Labels, Size
+from mimzoo.sides import X, mirrored_outputs, refuse_unpaired
 from mimzoo.sweep import Sweep
 from mimzoo.tasks import Kind
 from mimzoo.volume import Volume, read_scan, stream
@@ -27,7 +28,7 @@ class Deployed:
 
     `manner` says how scans are gone over.
     Raises ExportError and MimzooError as `Graph` does, and ExportError for a model of another kind of task, or one
-    whose card names no axes where `manner` would have it mirrored along those.
+    whose card names no axes where `manner` would have it mirrored along those, or which would take left for right.
     """
 
     kinds: tuple[Kind, ...] = ()
@@ -38,6 +39,10 @@ class Deployed:
         self.agreement = "" if self.graph.choice.precision == "float32" else None
         if self.manner.mirror == "card" and not self.metadata.flip_axes:
             raise ExportError(f"{self.path}: no crops were mirrored in its training; name the axes, or do without")
+        try:
+            refuse_unpaired(self.metadata.task, self.mirror, self.metadata.sided_labels)
+        except ValueError as error:
+            raise ExportError(f"{self.path}: {error}") from None
         found = self.metadata.task.kind
         if found not in self.kinds:
             right = next(known.__name__ for known in MODELS if found in known.kinds)
@@ -117,16 +122,21 @@ class Deployed:
             held = prod(grid.shape) * len(self.input.channels) * form.itemsize
         return fitting(name, Given(grid, held), self.input, self.metadata.task, self._sweep(), memory_left(self.manner))
 
+    @property
+    def mirror(self) -> tuple[int, ...]:
+        """Return the axes along which windows are seen mirrored too."""
+        return self.metadata.flip_axes if self.manner.mirror == "card" else self.manner.mirror
+
     def _sweep(self) -> Sweep:
-        manner = self.manner
-        mirror = self.metadata.flip_axes if manner.mirror == "card" else manner.mirror
+        manner, pairs = self.manner, self.metadata.sided_labels
         return Sweep(
             self.roi,
             self.overlap,
             manner.batch,
             skip_constant=manner.skip_background,
             within_body=manner.within_body,
-            mirror=mirror,
+            mirror=self.mirror,
+            swapped=mirrored_outputs(self.metadata.task, pairs) if pairs and X in self.mirror else (),
             threads=self.graph.choice.threads or os.cpu_count() or 1,
         )
 
