@@ -390,13 +390,18 @@ def probe(
 def _onnx_of(model: str) -> Path:
     from mimzoo.errors import ExportError
     from mimzoo.hub import find_model
+    from mimzoo.verified import verify
 
-    if model.endswith(".onnx") or Path(model, "model.onnx").is_file():
-        return Path(model)
-    card = find_model(model)
+    folder = Path(model)
+    if model.endswith(".onnx") or ((folder / "model.onnx").is_file() and not (folder / "README.md").is_file()):
+        return folder
+    card = find_model(folder if folder.is_dir() else model)
     if card.block.onnx is None and card.file("model.onnx") is None:
         raise ExportError(f"{card.name} has no model.onnx; make one with: mimzoo export {model}")
-    return card.required("model.onnx")
+    path = card.required("model.onnx")
+    if card.block.onnx is not None:
+        verify(path, card.block.onnx.sha256)
+    return path
 
 
 @app.command()

@@ -98,8 +98,8 @@ def export(
     scans = choose_scans(scan, data, form.precision)
     if form.precision == "int8" and not (scans.judged and scans.calibrated):
         raise ExportError("int8 is calibrated on some scans and judged on others; name a data set with --data")
+    path = checked_path(out) if out else default_path(reference, card)
     model = load_card(card, crop=form.roi)
-    path = out or default_path(reference, card)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = onnx_bytes(model, card, form, scans.calibrated)
     phantom = () if form.precision == "int8" else (phantom_for(model.input),)
@@ -136,9 +136,25 @@ def description_of(path: Path) -> Path:
     return path.with_name(DESCRIPTION) if path.name == MODEL_FILE else path.with_suffix(".json")
 
 
+def checked_path(path: Path) -> Path:
+    """Return a path that an ONNX file can be written to; ExportError for a folder, or where no .onnx ends its name."""
+    if path.suffix != ".onnx" or path.is_dir():
+        raise ExportError(
+            f"{path} is no name of an ONNX file; write one that ends in .onnx, such as {path / MODEL_FILE}"
+        )
+    return path
+
+
 def default_path(reference: str | Path, card: Card) -> Path:
-    """Return where the ONNX file goes when nobody says: beside the card of a run, else below runs/."""
-    folder = Path(reference) if is_folder_reference(reference) else Path("runs") / card.name
+    """Return where the ONNX file goes when nobody says: beside the card of a run, else below runs/.
+
+    Raises ExportError where a run of the same name lies there, whose model is another one.
+    """
+    if is_folder_reference(reference):
+        return Path(reference) / MODEL_FILE
+    folder = Path("runs") / card.name
+    if (folder / "README.md").is_file():
+        raise ExportError(f"{folder} is a run with a model of its own; export ./{folder}, or say where to by --out")
     return folder / MODEL_FILE
 
 

@@ -4,7 +4,15 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -123,6 +131,14 @@ class Augmentation(Block):
                 f"sided_labels must name each label once, got {[list(pair) for pair in self.sided_labels]}"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave sided labels out where there are none: cards made before there were any keep their hash."""
+        written: dict[str, JsonValue] = write(self)
+        if not self.sided_labels:
+            written.pop("sided_labels", None)
+        return written
 
 
 class Schedule(Block):

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from mimzoo.recipes import Augmentation, SidedLabels
 from mimzoo.tasks import Task
 
-SIDES = {"right": "left", "r": "l"}
+SIDES = {"right": "left", "r": "l", "rt": "lt", "rh": "lh"}
 X = 0
 
 
 def named_sides(labels: Mapping[int, str]) -> SidedLabels:
     """Return the pairs of label values, the right one first, whose names differ in nothing but the side.
 
-    Sides are words of a name, in either case: RightParotid and LeftParotid, kidney_r and kidney_l.
+    RightParotid and LeftParotid, kidney_r and kidney_l, ctx-rh-insula and ctx-lh-insula; letters in either case.
     """
     values = {_words(name): value for value, name in labels.items()}
     mirrored = {words: tuple(SIDES.get(word, word) for word in words) for words in values}
@@ -21,7 +21,8 @@ def named_sides(labels: Mapping[int, str]) -> SidedLabels:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    return tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name))
+    apart = re.sub("(?i)(left|right)", r" \1 ", name)
+    return tuple(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", apart))
 
 
 def mirrored_outputs(task: Task, pairs: SidedLabels) -> tuple[int, ...]:
@@ -54,12 +55,11 @@ def check_sides(task: Task, changes: Augmentation) -> None:
 
 
 def refuse_unpaired(task: Task, axes: Sequence[int], pairs: SidedLabels) -> None:
-    """Raise ValueError where `axes` has X though labels that are the two sides of an organ are no pair."""
-    paired = {frozenset(pair) for pair in pairs}
-    unpaired = [pair for pair in named_sides(task.labels) if frozenset(pair) not in paired]
+    """Raise ValueError where `axes` has X and two labels, or classes, are sides of one thing but no pair."""
+    names = dict(enumerate(task.outputs)) if task.kind == "classes" else task.labels
+    paired, sides = {frozenset(pair) for pair in pairs}, named_sides(names)
+    unpaired = [pair for pair in sides if frozenset(pair) not in paired]
     if X in axes and unpaired:
-        right, left = (task.labels[value] for value in unpaired[0])
-        raise ValueError(
-            f"mirrored along X, {right} would be {left}: name them in finetuning.augmentation.sided_labels"
-            f" ({list(map(list, named_sides(task.labels)))}), or leave X out"
-        )
+        right, left = (names[value] for value in unpaired[0])
+        pairing = f"name them in finetuning.augmentation.sided_labels ({list(map(list, sides))}), or "
+        raise ValueError(f"mirrored along X, {right} would be {left}: {pairing if task.labels else ''}leave X out")

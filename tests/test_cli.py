@@ -74,6 +74,13 @@ def test_the_road_by_commands(tiny_encoder, tiny_segmenter, phantoms, tmp_path, 
     done = mimzoo("segment", "./seg", *scans, broken, "-o", "masks")
     assert done.returncode == 1 and "2 masks in masks" in done.stdout and "broken.nii.gz" in done.stderr
     assert sorted(path.name for path in (tmp_path / "masks").glob("*.nii.gz")) == sorted(scan.name for scan in scans)
+    # What is not the file that the card names draws nothing.
+    graph = tmp_path / "seg" / "model.onnx"
+    graph.write_bytes(graph.read_bytes() + b" ")
+    assert "model.onnx is not the file that its card names" in refused(
+        mimzoo("segment", "./seg", scans[0], "-o", "more")
+    )
+    assert not (tmp_path / "more").exists()
 
 
 def test_a_bad_plugin_fails_the_listing_and_nothing_else(tmp_path):

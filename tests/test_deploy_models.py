@@ -22,7 +22,7 @@ from thresholds import (
     save_scan,
 )
 
-from mimzoo.deploy import Choice, Deployed, Predictor, RegionSegmenter, Segmenter, open_model
+from mimzoo.deploy import Choice, Deployed, Manner, Predictor, RegionSegmenter, Segmenter, open_model
 from mimzoo.errors import ExportError, ScanError
 from mimzoo.recipes import WindowHU, ZScore
 from mimzoo.tasks import Target
@@ -120,6 +120,12 @@ def test_a_model_tells_what_it_is(model):
     assert (segment.card, segment.card_sha256) == ("thresholds", "ab" * 32)
     assert segment.labels == LABELS and segment.roi == ROI and segment.overlap == 0.5
     assert segment.input == metadata().input and segment.path == model
+
+
+@pytest.mark.parametrize("overlap", [1.0, -0.1, float("nan")])
+def test_an_overlap_that_makes_no_progress_is_refused_before_any_scan(model, overlap):
+    with pytest.raises(ExportError, match="overlap of .* is not allowed; it must be at least 0 and below 1"):
+        Segmenter(model, manner=Manner(overlap=overlap))
 
 
 # --- regions

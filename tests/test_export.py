@@ -86,6 +86,22 @@ def test_what_the_file_says_of_itself_is_told_beside_it_and_never_read(segmenter
     assert Segmenter(path).labels == read_card(segmenter).block.labels
 
 
+@pytest.mark.parametrize("name", ["told.json", "folder.onnx"])
+def test_what_cannot_be_the_name_of_an_onnx_file_is_refused(segmenter, tmp_path, name):
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ExportError, match=f"{name} is no name of an ONNX file; write one that ends in .onnx"):
+        export(segmenter, out=tmp_path / name)
+    assert not (tmp_path / "told.json").exists() and not list((tmp_path / "folder.onnx").iterdir())
+
+
+def test_a_model_of_the_zoo_is_not_put_into_a_run_of_its_name(segmenter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(segmenter, tmp_path / "runs" / "resenc-headneck-seg")
+    with pytest.raises(ExportError, match=r"a run with a model of its own; export \./runs/resenc-headneck-seg"):
+        export("resenc-headneck-seg")
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
 def test_the_graph_takes_any_batch_and_one_roi(segmenter):
     path, _ = export(segmenter)
     dims = onnx.load(path).graph.input[0].type.tensor_type.shape.dim

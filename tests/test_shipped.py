@@ -13,6 +13,8 @@ from golden import activation_of, mask_of, path_of, read_golden
 from ship import LARGEST_BYTES
 
 from mimzoo.cards import read_card
+from mimzoo.deploy import Segmenter
+from mimzoo.weights import read_about
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 SHIPPED = sorted(path.parent.name for path in CARDS.glob("*/model.safetensors"))
@@ -50,7 +52,17 @@ def test_its_activation_is_the_golden_one(name):
     assert np.abs(found - golden).max() <= 1e-3 * np.abs(golden).max()
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if (CARDS / name / "model.onnx").is_file()])
+SEGMENTERS = [name for name in SHIPPED if (CARDS / name / "model.onnx").is_file()]
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_its_onnx_file_and_weights_name_the_very_card(name):
+    card = read_card(CARDS / name)
+    assert Segmenter(CARDS / name).card_sha256 == card.sha256()
+    assert read_about(CARDS / name / "model.safetensors")["card_sha256"] == card.sha256()
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
 def test_its_mask_is_the_golden_one(name, data_root):
     golden = read_golden(name)
     found, labels = mask_of(CARDS / name, data_root / golden.scan), read_card(CARDS / name).block.labels

@@ -19,6 +19,8 @@ HEAD = {1: "Brainstem", 2: "RightParotid", 3: "LeftParotid", 4: "Mandible"}
         (["kidney_left", "kidney_right", "lung lower lobe left"], ((2, 1),)),
         (["Parotid_L", "Parotid_R", "A_Carotid_R", "A_Carotid_L"], ((2, 1), (3, 4))),
         (["LEFT ATRIUM", "RIGHT ATRIUM", "left ventricle"], ((2, 1),)),
+        (["ctx-lh-insula", "ctx-rh-insula", "RtKidney", "LtKidney"], ((2, 1), (3, 4))),
+        (["leftkidney", "RIGHTKIDNEY", "kidney"], ((2, 1),)),
         (["Bright", "Blight", "Rl", "cleft"], ()),
         (["vertebrae_L1", "vertebrae_L2", "right hip"], ()),
     ],
@@ -55,6 +57,13 @@ def test_regions_change_places_with_the_region_of_their_mirrored_labels():
 def test_pairs_of_unknown_labels_are_refused(task, known):
     with pytest.raises(ValueError, match=f"sided_labels names the label 7; there are {known}$"):
         check_sides(task, Augmentation(sided_labels=((7, 1),)))
+
+
+def test_classes_that_are_sides_are_no_matter_of_labels():
+    task = make_task(None, None, Target(column="side", classes=("left", "right")))
+    with pytest.raises(ValueError, match="mirrored along X, right would be left: leave X out$"):
+        check_sides(task, Augmentation(flip_axes=(0, 1)))
+    check_sides(task, Augmentation(flip_axes=(1, 2)))
 
 
 def test_a_card_that_would_teach_left_for_right_is_refused_with_what_to_write():

@@ -43,6 +43,8 @@ class Deployed:
             refuse_unpaired(self.metadata.task, self.mirror, self.metadata.sided_labels)
         except ValueError as error:
             raise ExportError(f"{self.path}: {error}") from None
+        if not 0 <= self.overlap < 1:
+            raise ExportError(f"an overlap of {self.overlap} is not allowed; it must be at least 0 and below 1")
         found = self.metadata.task.kind
         if found not in self.kinds:
             right = next(known.__name__ for known in MODELS if found in known.kinds)
