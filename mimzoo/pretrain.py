@@ -192,13 +192,14 @@ def stages(store: Store, card: Card, folder: Path) -> Callable[[nn.Module, int],
 
 
 def quote_loss(card: Card, store: Store, folder: Path) -> Card:
-    """Return the card with the loss of its weights as a metric, and that of predicting each unit's mean."""
+    """Return the card with the loss of its weights as a metric, and where units are hidden that of their means."""
     about, recipe = read_about(best_path(folder)), pretraining_of(card)
     split = "validation" if store.cases("validation") else "training"
-    protocol = (
-        f"mean over {VALIDATION_CROPS} fixed crops under fixed masks of the {split} scans; "
-        f"selected on them at step {about['step']}; the baseline predicts each hidden unit's mean"
-    )
+    masks, baseline = "", ""
+    if "baseline" in about:
+        masks, baseline = " under fixed masks", "; the baseline predicts each hidden unit's mean"
+    crops = f"{VALIDATION_CROPS} fixed crops{masks} of the {split} scans"
+    protocol = f"mean over {crops}; selected on them at step {about['step']}{baseline}"
     names = {"loss": f"{split} loss", "baseline": "baseline loss"}
     found = [
         Metric(name=name, value=about[key], data=recipe.data, protocol=protocol)

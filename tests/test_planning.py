@@ -4,6 +4,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import bench_plan
+import make_scale
 import pytest
 import torch
 from conftest import tiny
@@ -15,10 +17,6 @@ from mimzoo.cli import main
 from mimzoo.errors import CardError, MimzooError, ShapeError, UnknownNameError
 from mimzoo.planning import advise, make_batch, make_loss, make_model, plan, read_memory, usable
 from mimzoo.rehearsal import Meter, Stage, Way
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-import bench_plan
-import make_scale
 
 F32, BF16 = Way(), Way(bfloat16=True)
 WIDE = [

@@ -1,16 +1,14 @@
 """Every shipped model: its files are those of its card, and it still computes what it was found to compute."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
 from golden import activation_of, mask_of, path_of, read_golden
-from ship import LARGEST_BYTES
+from reproduce import figure_of
+from ship import LARGEST_BYTES, RECORDS
+from study_page import read_record
 
 from mimzoo.cards import read_card
 from mimzoo.deploy import Segmenter
@@ -39,6 +37,21 @@ def test_its_files_are_those_of_its_card(name):
     assert card.block.metrics and card.block.command and card.block.licence
     assert (CARDS / name / "curves.png").is_file()
     assert max(path.stat().st_size for path in (CARDS / name).iterdir()) <= LARGEST_BYTES
+
+
+AGAIN = "python tools/reproduce.py "
+RECORDED = [name for name in SHIPPED if read_card(CARDS / name).block.command.startswith(AGAIN)]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_the_run_that_its_card_names_is_recorded_with_its_figures(name):
+    block, words = read_card(CARDS / name).block, (CARDS / name / "README.md").read_text()
+    run = block.command.removeprefix(AGAIN).removesuffix(" --data DIR")
+    record, figure = read_record(RECORDS / f"{run}.json"), block.metrics[0]
+    assert figure.value == pytest.approx(figure_of(record), abs=1e-4) and words.count(run) >= 2
+    recipe = "finetuning" if block.finetuning else "pretraining"
+    assert record.told["recipe"][recipe]["steps"] == getattr(block, recipe).steps
+    assert "validation scans;" not in figure.protocol
 
 
 def test_all_together_are_small():

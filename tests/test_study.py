@@ -1,15 +1,10 @@
 """The study: grids that say what is run, runs that are not repeated, a page that its records bear out."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import TINY
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-
 import study
+from conftest import TINY
 from study_grid import FOLDER, cells, read_grid, trainings
 from study_page import differences, write_page
 

@@ -3,8 +3,8 @@
     python tools/reproduce.py RUN --data DIR    RUN as in docs/study/records, DIR the folder of the data sets
 
 What it begins from is trained anew as well. A fine-tuning is held to its Dice on the cases that it has not seen, a
-pretraining to its loss on those that select. Exits with 1 where they differ by more than two standard deviations over
-the seeds of a grid, or, of a run without other seeds, by more than 0.01 of Dice or a twentieth of the loss.
+pretraining to its loss on those that select. Exits with 1 where Dice differs by more than 0.01 and by more than two
+standard deviations over the seeds of a grid, or a loss by more than a twentieth.
 """
 
 import argparse
@@ -58,7 +58,8 @@ def allowed(training: Training, first: Record, grids: Sequence[Grid], records: P
         return LOSS_SHARE_AT_MOST * figure_of(first)
     seeds = {name: path for grid in grids for name, path in of_all_seeds(training, grid, records).items()}
     found = [figure_of(read_record(path)) for path in seeds.values()]
-    return 2 * statistics.stdev(found) if len(found) > 1 else DICE_AT_MOST
+    # Three seeds may lie closer together than two machines do.
+    return max(DICE_AT_MOST, 2 * statistics.stdev(found) if len(found) > 1 else 0)
 
 
 def of_all_seeds(training: Training, grid: Grid, records: Path) -> dict[str, Path]:

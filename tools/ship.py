@@ -10,6 +10,7 @@ that a run's card never loses what people wrote. What the model computes of fixe
 
 import argparse
 import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,14 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 from mimzoo.blocks import Artefact
-from mimzoo.cards import find_card, read_card, update_card, write_card
+from mimzoo.cards import Card, find_card, read_card, update_card, write_card
 from mimzoo.export import export
 from mimzoo.files import replacing
 from mimzoo.models import load
 from mimzoo.weights import read_weights, save_weights
 
 ROOT = Path(__file__).parents[1] / "model_cards"
+RECORDS = Path(__file__).parents[1] / "docs" / "study" / "records"
 FILES = {"weights": "model.safetensors", "pretraining_weights": "pretraining.safetensors"}
 COPIED = ("reconstruction.png", "curves.png", "overlays.png", "metrics.json", "split.json")
 LARGEST_BYTES = 12_000_000
@@ -96,9 +98,25 @@ def loss_of_storage(run: Path, folder: Path) -> float:
     return float((before - after).abs().max() / before.abs().max())
 
 
+def as_recorded(card: Card, run: str) -> Card:
+    """Return the card of a recorded run of the study with the command that trains it on the same cases, and on which.
+
+    To a run, the training scans that the study sets apart to select weights are the validation scans.
+    """
+    path = RECORDS / f"{run}.json"
+    if not path.is_file():
+        return card
+    apart = f"{json.loads(path.read_text(encoding='utf-8'))['selection']} training scans set apart"
+    told = [each.protocol.replace("the validation scans", apart) for each in card.block.metrics]
+    metrics = [
+        each.model_copy(update={"protocol": words}) for each, words in zip(card.block.metrics, told, strict=True)
+    ]
+    return update_card(card, metrics=metrics, command=f"python tools/reproduce.py {run} --data DIR")
+
+
 def ship(run: Path, data: Path | None, scan: Path | None) -> Path:
     """Return the folder of a run's model, made ready to be shipped."""
-    card = read_card(run)
+    card = as_recorded(read_card(run), run.name)
     folder, shipped = ROOT / card.name, find_card(card.name)
     about = {"card": card.name, "card_sha256": card.sha256()}
     artefacts = {key: getattr(card.block, key) for key in FILES}
