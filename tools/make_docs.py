@@ -6,9 +6,11 @@ A generated part lies between `<!-- NAME: generated -->` and `<!-- NAME: end -->
 """
 
 import inspect
+import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,21 @@ def zoo_table() -> str:
         size = f"{weights.bytes / 1e6:.1f} MB" if weights else ""
         rows.append(f"| {link} | {what} | {data} | {metrics} | {size} | {weights_state(card)} |")
     return "\n".join(rows)
+
+
+def measured_table(name: str) -> str:
+    """What the shipped metrics.json of a segmenter says of each class, with intervals of 95 % over cases."""
+    summary = json.loads((ROOT / "model_cards" / name / "metrics.json").read_text(encoding="utf-8"))["summary"]
+    columns = {"dice": ("Dice", 3), "hd95_mm": ("HD95 (mm)", 1), "surface_dice": ("surface Dice at 1 mm", 3)}
+    rows = [f"| `{name}` | {' | '.join(title for title, _ in columns.values())} | cases |", "|---|---|---|---|---|"]
+    for title, found in [*summary["classes"].items(), ("mean", summary)]:
+        figures = [(found["metrics"][key], digits) for key, (_, digits) in columns.items()]
+        told = [f"{x['mean']:.{n}f} ({x['low']:.{n}f} to {x['high']:.{n}f})" for x, n in figures]
+        rows.append(f"| {title} | {' | '.join(told)} | {figures[0][0]['n']} |")
+    return "\n".join(rows)
+
+
+SHIPPED = sorted(path.parent.name for path in (ROOT / "model_cards").glob("*/metrics.json"))
 
 
 def components_table() -> str:
@@ -86,7 +103,12 @@ def commands_table() -> str:
 
 
 PARTS = {
-    "README.md": {"zoo": zoo_table, "commands": commands_table},
+    "README.md": {
+        "measured": lambda: "\n\n".join(map(measured_table, SHIPPED)),
+        "zoo": zoo_table,
+        "commands": commands_table,
+    },
+    **{f"model_cards/{name}/README.md": {"measured": partial(measured_table, name)} for name in SHIPPED},
     "docs/importers.md": {"importers": importers_table},
     "CONTRIBUTING.md": {"hooks": hooks_table, "components": components_table},
 }
