@@ -1,14 +1,15 @@
 """Voxel grids in the world: orientation, spacing, padding, and resampling between aligned grids."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 from nibabel import orientations
 from numpy.typing import ArrayLike, NDArray
 
-from mimzoo.errors import ShapeError
+from mimzoo.errors import ScanError, ShapeError
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -23,21 +24,43 @@ SPACING_TOLERANCE_MM = 1e-3
 NUDGE = 1e-3
 # Target voxels resampled at a time along X, of labels and of scans: bounds the memory of resampling.
 SLAB, THIN = 16, 8
+# The longest axis of a resampled grid (a kilometre at 1 mm), and its most voxels (a terabyte of bytes).
+LONGEST, MOST = 2**20, 2**40
+
+
+@dataclass(frozen=True, eq=False)
+class Forms:
+    """Where a NIfTI header says that its voxels lie: those `fields` of it, by name, as they stand there.
+
+    `sform` and `qform` are the affines (4, 4) that they stand for; None where the code is 0, or no affine comes out.
+    """
+
+    fields: Mapping[str, Array]
+    sform: Matrix | None
+    qform: Matrix | None
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A voxel grid: shape (X, Y, Z), affine (4, 4) from voxel index to world mm (RAS+), NIfTI code of that world."""
+    """A voxel grid: shape (X, Y, Z), affine (4, 4) from voxel index to world mm (RAS+), NIfTI code of that world.
+
+    `forms` are those of the header that it was read from, None for a grid that was made otherwise.
+    """
 
     shape: Shape
     affine: Matrix
     space: int = 2
+    forms: Forms | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Return the distance between neighbouring voxel centres along X, Y and Z, in mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return x, y, z
+
+    def moved(self, shape: Shape, affine: Matrix) -> "Grid":
+        """Return a grid of the same world, which is no longer that of a header."""
+        return replace(self, shape=shape, affine=affine, forms=None)
 
     def distance_mm(self, other: "Grid") -> float:
         """Return how far apart (mm) the two affines put the corner voxels of this grid, at most."""
@@ -65,7 +88,7 @@ def to_ras(voxels: Array, grid: Grid) -> tuple[Array, Grid, Orientation]:
     done = Orientation((x, y, z), (bool(ornt[x, 1] < 0), bool(ornt[y, 1] < 0), bool(ornt[z, 1] < 0)))
     affine = grid.affine @ orientations.inv_ornt_aff(ornt, grid.shape)
     shape = (grid.shape[x], grid.shape[y], grid.shape[z])
-    return _reverse(_permute(voxels, done.axes), done.flips), replace(grid, shape=shape, affine=affine), done
+    return _reverse(_permute(voxels, done.axes), done.flips), grid.moved(shape, affine), done
 
 
 def from_ras(voxels: Array, orientation: Orientation) -> Array:
@@ -84,18 +107,26 @@ def _reverse(voxels: Array, flips: Sequence[bool]) -> Array:
     return voxels[(..., *(slice(None, None, -1 if flip else None) for flip in flips))]
 
 
-def spaced(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
+def spaced(grid: Grid, spacing_mm: Sequence[float], name: str = "the scan") -> Grid:
     """Return the grid with the same first voxel and directions that covers `grid` at `spacing_mm`.
 
     Shape and origin are those of MONAI's Spacing(diagonal=False): the centres of the first voxels coincide and the
     last ones lie at most half a new voxel apart. Shear is kept, so that resampling stays separable.
+    Raises ScanError, with `name`, where that would be more voxels than anyone holds, as of a damaged header.
     """
     ratio = np.array([_ratio(old, new) for old, new in zip(grid.spacing_mm, spacing_mm, strict=True)])
     # Rounding to 6 digits first keeps ties (x.5) from being decided by the last bit of the affine.
-    x, y, z = np.round(np.round((np.array(grid.shape) - 1) / ratio + 1, 6)).astype(int).tolist()
+    lengths = np.round(np.round((np.array(grid.shape) - 1) / ratio + 1, 6)).tolist()
+    if not (max(lengths) <= LONGEST and prod(lengths) <= MOST):
+        found, own, wanted = (" x ".join(f"{n:.6g}" for n in row) for row in (lengths, grid.spacing_mm, spacing_mm))
+        raise ScanError(
+            f"{name}: {found} voxels of {wanted} mm are more than can be held; is the spacing of {own} mm in its "
+            "header right?"
+        )
+    x, y, z = map(int, lengths)
     affine = grid.affine.copy()
     affine[:3, :3] *= ratio
-    return replace(grid, shape=(x, y, z), affine=affine)
+    return grid.moved((x, y, z), affine)
 
 
 def _ratio(old: float, new: float) -> float:

@@ -18,7 +18,7 @@ from nibabel.volumeutils import apply_read_scaling, native_code
 
 from mimzoo.errors import ScanError
 from mimzoo.files import free_memory, replacing
-from mimzoo.grids import Array, Grid
+from mimzoo.grids import Array, Forms, Grid, Matrix
 
 Header = Any  # nibabel ships no types
 Held = Callable[[np.dtype[Any]], np.dtype[Any]]
@@ -31,6 +31,13 @@ GZIP_LIMIT = 1032
 # How far from flat the three axes must stand: the volume of the box of their unit vectors.
 FLATTEST = 1e-3
 UNITS = {1: "metres", 3: "micrometres"}
+# The last code of a space that the standard knows, and that which unknown ones are taken for: aligned to something.
+LAST_SPACE, ALIGNED = 5, 2
+# What of a header says where its voxels lie; of pixdim the first four numbers do.
+PLACING = (
+    *("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 # Bytes of voxels read at a time: planes enough to fill cache lines along Z, little beside a scan.
 PIECE = 4 << 20
 COMMENT = 6
@@ -62,7 +69,8 @@ def read_voxels(path: Path, channels: int, held: Held = as_they_come) -> tuple[A
     """Return the voxels (channels, X, Y, Z), scl_slope applied, and their grid.
 
     `held` returns the type to hold them in, of the type that they come in once they are scaled.
-    The affine is the sform where its code is set, else the qform, else the spacing alone (as nibabel does).
+    The affine is the sform where its code is above 0, else the qform, else the spacing alone. Codes that the standard
+    does not know count too, as they do in its own library, and their space as aligned.
     Raises ScanError that says what is wrong with the file.
     """
     try:
@@ -105,13 +113,17 @@ def read_comments(path: Path) -> list[str]:
 
 
 def write_voxels(path: Path, voxels: Array, grid: Grid, comment: str | None = None) -> None:
-    """Write voxels (X, Y, Z) with the grid's affine as sform, and as qform where that can hold it (no shear).
+    """Write voxels (X, Y, Z) with the forms of the header that the grid was read from, as they stood there.
 
+    Of any other grid the affine becomes the sform, and the qform where that can hold it (no shear).
     The same voxels give the same bytes. Raises ScanError when the path cannot be written or is no NIfTI name.
     """
     if not path.name.lower().endswith(SUFFIXES):
         raise ScanError(f"{path}: the name of a NIfTI file ends in .nii or .nii.gz")
-    image = nib.Nifti1Image(voxels, grid.affine, _new_header(voxels, grid))
+    image = nib.Nifti1Image(voxels, grid.affine if grid.forms is None else None, _new_header(voxels, grid))
+    # Only now: nibabel mends the header that it is given.
+    if grid.forms is not None:
+        _copy_forms(grid.forms, image.header)
     if comment is not None:
         image.header.extensions.append(Nifti1Extension("comment", comment.encode()))
     try:
@@ -136,7 +148,7 @@ def _new_header(voxels: Array, grid: Grid) -> Header:
     header.set_data_shape(voxels.shape)
     header.set_zooms(grid.spacing_mm)
     header.set_xyzt_units("mm")
-    if grid.space:
+    if grid.forms is None and grid.space:
         header.set_sform(grid.affine, grid.space)
         # A sheared affine has no qform; with the code 0 readers take the sform.
         try:
@@ -144,6 +156,20 @@ def _new_header(voxels: Array, grid: Grid) -> Header:
         except HeaderDataError:
             header["qform_code"] = 0
     return header
+
+
+def _copy_forms(forms: Forms, header: Header) -> None:
+    """Put forms into a header, whose numbers may be shorter than those of a NIfTI-2 file."""
+    for name in PLACING[1:]:
+        kind, value = header[name].dtype, forms.fields[name]
+        limits = np.iinfo(kind) if kind.kind == "i" else np.finfo(kind)
+        header[name] = np.clip(value, limits.min, limits.max)
+    with np.errstate(over="ignore"):
+        spacing = forms.fields["pixdim"][1:4].astype(np.float32)
+    # A spacing that cannot be does no harm beside an sform, but need not be handed on.
+    if all(0 < s < np.inf for s in spacing.tolist()):
+        header["pixdim"][1:4] = spacing
+    header["pixdim"][0] = forms.fields["pixdim"][0]
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -242,17 +268,39 @@ def _grid(path: Path, header: Header, shape: tuple[int, int, int]) -> Grid:
     if header["pixdim"][0] != -1:
         header["pixdim"][0] = 1
     spacing = [float(s) for s in header["pixdim"][1:4]]
-    if not header["sform_code"] > 0 and not all(0 < s < np.inf for s in spacing):
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if codes[0] <= 0 and not all(0 < s < np.inf for s in spacing):
         raise ScanError(f"{path}: the spacing in the header is {spacing} mm; it must be positive")
-    affine = np.array(header.get_best_affine(), float)
+    affine = np.array(_affine(header, *codes), float)
     _check_affine(path, affine)
-    return Grid(shape, affine, max(int(header["sform_code"]), 0) or max(int(header["qform_code"]), 0))
+    space = next((code for code in codes if code > 0), 0)
+    return Grid(shape, affine, space if space <= LAST_SPACE else ALIGNED, _forms(header, *codes))
 
 
-def _check_affine(path: Path, affine: Array) -> None:
-    if not np.isfinite(affine).all():
+def _affine(header: Header, sform_code: int, qform_code: int) -> Any:
+    if sform_code > 0:
+        return header.get_sform()
+    return header.get_qform() if qform_code > 0 else header.get_base_affine()
+
+
+def _forms(header: Header, sform_code: int, qform_code: int) -> Forms:
+    qform: Matrix | None = None
+    # Beside an sform a qform may be no rotation.
+    with suppress(*DAMAGE):
+        qform = header.get_qform() if qform_code > 0 else None
+    if qform is not None and not np.isfinite(qform).all():
+        qform = None
+    fields = {name: np.array(header[name]) for name in PLACING}
+    return Forms(fields, header.get_sform() if sform_code > 0 else None, qform)
+
+
+def _check_affine(path: Path, affine: Matrix) -> None:
+    # as the header of a mask holds it
+    with np.errstate(over="ignore"):
+        held = affine.astype(np.float32).astype(float)
+    if not np.isfinite(held).all():
         raise ScanError(f"{path}: the affine in the header holds NaN or infinite numbers")
-    columns = affine[:3, :3]
+    columns = held[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
     if (lengths == 0).any():
         raise ScanError(f"{path}: the affine gives a spacing of {lengths.tolist()} mm; it must be positive")

@@ -90,10 +90,18 @@ def read_scan(path: Path | str | Sequence[Path | str], channels: int = 1, held: 
     first = _read_file(paths[0], 1, as_float32)
     voxels = np.empty((channels, *first.grid.shape), np.float32)
     voxels[0] = first.voxels[0]
+    # What was read of one file is let go of before the next one is.
+    first = replace(first, voxels=voxels)
     for number, path in enumerate(paths[1:], 1):
-        one = _read_file(path, 1, as_float32)
-        voxels[number] = resample_onto(one.voxels, one.grid, first.grid, one.name)[0]
-    return replace(first, voxels=voxels)
+        voxels[number] = _read_onto(path, first.grid)
+    return first
+
+
+def _read_onto(path: Path, grid: Grid) -> Floats:
+    """Return the voxels (X, Y, Z) of a file of one channel on another grid."""
+    one = _read_file(path, 1, as_float32)
+    onto: Floats = resample_onto(one.voxels, one.grid, grid, one.name)[0]
+    return onto
 
 
 def _read_file(path: Path, channels: int, held: Held) -> Volume:
@@ -271,7 +279,8 @@ def _slabs(scan: Volume, input: Input) -> tuple[Grid, Callable[[], Iterator[Slab
     def take(planes: slice) -> Floats:
         return normalise_part(voxels[:, planes].astype(np.float32, copy=False))
 
-    return spaced(native, input.spacing_mm), lambda: resample_slabs(take, native, input.spacing_mm)
+    grid = spaced(native, input.spacing_mm, scan.name)
+    return grid, lambda: resample_slabs(take, native, input.spacing_mm)
 
 
 def _check_memory(scan: Volume, grid: Grid) -> None:
@@ -285,5 +294,5 @@ def _check_memory(scan: Volume, grid: Grid) -> None:
 def prepare_labels(labels: LabelMap, spacing_mm: Sequence[float]) -> LabelMap:
     """Return the labels in RAS+ on the very grid that `prepare` gives their scan."""
     voxels, native, _ = to_ras(labels.voxels, labels.grid)
-    grid = spaced(native, spacing_mm)
+    grid = spaced(native, spacing_mm, labels.name)
     return replace(labels, voxels=np.ascontiguousarray(resample_labels(voxels, native, grid)), grid=grid)

@@ -1,5 +1,6 @@
 """What is doubtful about a scan: one sentence each for a far spacing and for intensities that cannot be right."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 from thresholds import OBLIQUE, an_input, noise
@@ -33,6 +34,33 @@ def test_axes_are_those_of_the_patient_and_not_of_the_file():
     # the file's axes have 1.1, 0.8 and 2.5 mm, and the first two lie along Y and X
     assert "0.8 x 1.1 x 2.5 mm are far from the 1 x 1 x 1 mm" in doubts(volume, an_input())[0]
     assert doubts(volume, an_input(spacing_mm=(0.4, 1.1, 2.5))) == ()
+
+
+@pytest.mark.parametrize(
+    ("shift_mm", "codes", "told"), [(0.4, (1, 1), 0), (0.6, (2, 1), 1), (9, (1, 0), 0), (9, (0, 1), 0)]
+)
+def test_forms_more_than_half_a_voxel_apart_are_told(tmp_path, shift_mm, codes, told):
+    header = nib.Nifti1Header()
+    header.set_sform(np.eye(4), codes[0])
+    header.set_qform(np.eye(4) + np.array([[0, 0, 0, shift_mm]] + [[0] * 4] * 3), codes[1])
+    nib.Nifti1Image(noise(), None, header).to_filename(tmp_path / "a.nii")
+    said = doubts(read_scan(tmp_path / "a.nii"), an_input())
+    assert len(said) == told
+    if told:
+        assert said[0].startswith(
+            f"{tmp_path / 'a.nii'}: sform and qform of its header lie up to 0.6 mm apart, so that"
+        )
+
+
+def test_a_qform_that_is_turned_is_told_by_its_farthest_corner(tmp_path):
+    header, turned = nib.Nifti1Header(), np.eye(4)
+    turned[:3, :3] = nib.eulerangles.euler2mat(0.05, 0, 0)
+    header.set_sform(np.eye(4), 1)
+    header.set_qform(turned, 1)
+    nib.Nifti1Image(noise(), None, header).to_filename(tmp_path / "a.nii")
+    # the far edge lies 19 and 17 mm from the axis that it is turned about
+    (said,) = doubts(read_scan(tmp_path / "a.nii"), an_input())
+    assert f"lie up to {2 * np.sin(0.025) * np.hypot(19, 17):.3g} mm apart" in said
 
 
 def wide(least):

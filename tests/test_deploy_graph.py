@@ -61,6 +61,13 @@ def test_a_fixed_batch_of_one_and_open_output_shapes_are_fine(tmp_path, about, g
     assert outputs.shape[:2] == (1, 3)
 
 
+def test_an_engine_is_warmed_with_a_whole_batch(tmp_path):
+    graph = Graph(save_model(tmp_path / "m.onnx", graph=threshold_graph(batch=1)), Choice("cpu", threads=1))
+    graph.warm()
+    with pytest.raises(ShapeError, match=r"for windows of shape \(2, 1, 16, 16, 12\)"):
+        graph.warm(2)
+
+
 # --- refusals
 
 

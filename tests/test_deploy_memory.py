@@ -9,7 +9,7 @@ import pytest
 from thresholds import ROI, an_input, counted, linear_graph, metadata, noise, save_model, save_scan
 
 from mimzoo.deploy import Choice, Manner, Segmenter, memory, segment_files
-from mimzoo.deploy.memory import Given, fitting, memory_bytes, mirror_axes, needed_bytes
+from mimzoo.deploy.memory import Given, fitting, memory_bytes, mirror_axes, needed_bytes, reading_bytes
 from mimzoo.errors import ExportError, MimzooError, ScanError
 from mimzoo.grids import Grid
 from mimzoo.sweep import Sweep
@@ -42,20 +42,22 @@ def test_what_names_no_axes_is_refused(text):
         mirror_axes(text)
 
 
-PEAK = """
+MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
+from mimzoo.grids import Grid
+
+def memory(key):
+    return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
+"""
+PEAK = """
 from mimzoo.answers import answer
 from mimzoo.deploy.memory import Given, needed_bytes
-from mimzoo.grids import Grid
 from mimzoo.recipes import Input, WindowHU
 from mimzoo.sweep import Sweep
 from mimzoo.tasks import make_task
 from mimzoo.volume import Volume, stream
-
-def memory(key):
-    return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
 
 window = WindowHU(mode="window_hu", window_hu=(0, 1000))
 input = Input(channels=("CT",), spacing_mm=(1, 1, 1), intensity=window, crop=(32, 32, 32))
@@ -74,12 +76,79 @@ print(memory("VmHWM") - before, needed_bytes(Given(grid, volume.voxels.nbytes), 
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+READING = """
+from mimzoo.deploy.memory import reading_bytes
+from mimzoo.volume import read_scan
+
+files = sys.argv[1:]
+# one turn first, of small scans
+read_scan(files[:2], 2)
+Path("/proc/self/clear_refs").write_text("5")
+before = memory("VmRSS")
+scan = read_scan(files[2:], len(files) - 2)
+grids = [scan.grid, *(read_scan(file).grid for file in files[3:])]
+print(memory("VmHWM") - before, reading_bytes(grids))
+"""
+POLISHING = """
+from mimzoo.deploy.components import Polish, polished
+from mimzoo.deploy.memory import Given, needed_bytes
+from mimzoo.masks import LabelMap, RegionMap
+from mimzoo.recipes import Input, ZScore
+from mimzoo.sweep import Sweep
+from mimzoo.tasks import make_task
+
+names, polish = {1: "a", 2: "b"}, Polish({"a": 0.01, "b": 0.01}, ("a", "b"), ("a", "b"))
+grid = Grid((256, 256, 160), np.eye(4))
+mask = np.zeros(grid.shape, np.uint8)
+mask[2:-2, 2:-2, 2:-2] = 1
+mask[40:60, 40:60, 40:60] = 0
+regions = {"a": ("a",), "b": ("b",)} if sys.argv[1] == "regions" else None
+drawn = RegionMap({"a": mask, "b": mask.copy()}, grid) if regions else LabelMap(mask, grid, names)
+polished(LabelMap(mask[:40, :40, :40], Grid((40, 40, 40), np.eye(4)), names), polish)
+Path("/proc/self/clear_refs").write_text("5")
+before = memory("VmRSS")
+kept = polished(drawn, polish)
+input = Input(channels=("CT",), spacing_mm=(9, 9, 9), intensity=ZScore(mode="zscore"), crop=(16, 16, 16))
+task, given = make_task(names, regions, None), Given(grid, 0, polished=True)
+drawn_bytes = (2 if regions else 1) * mask.size
+print(memory("VmHWM") - before + drawn_bytes, needed_bytes(given, input, task, Sweep((16, 16, 16), 0.5)))
+"""
+
+
+def peak(code, *arguments):
+    """Return the memory that a script takes, and the memory that it was told to."""
+    command = [sys.executable, "-c", MEMORY + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return map(int, done.stdout.split())
+
+
+TILTED = np.array([[1, 0.1, 0, -3], [-0.1, 1, 0, 3], [0, 0, 1, 0], [0, 0, 0, 1]])
+ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+
+
+@ON_LINUX
 def test_a_scan_takes_what_was_told():
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
-    taken, told = map(int, done.stdout.split())
+    taken, told = peak(PEAK)
     # temporaries of resampling and deciding come on top
     assert 0.5 * told < taken < 1.15 * told + 20e6
+
+
+@ON_LINUX
+@pytest.mark.parametrize(("shape", "affine"), [((160, 160, 160), np.eye(4)), ((200, 200, 120), TILTED)])
+def test_reading_several_files_takes_what_was_told(tmp_path, shape, affine):
+    small = [save_scan(tmp_path / f"{n}.nii", noise(), tilt) for n, tilt in enumerate((np.eye(4), TILTED))]
+    first = save_scan(tmp_path / "first.nii", noise((160, 160, 160)))
+    others = [save_scan(tmp_path / f"{n}.nii", noise(shape), affine) for n in "ab"]
+    taken, told = peak(READING, *small, first, *others)
+    assert 0.7 * told < taken < 1.05 * told + 5e6
+
+
+@ON_LINUX
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+def test_putting_masks_right_takes_what_was_told(kind):
+    pytest.importorskip("cc3d")
+    taken, told = peak(POLISHING, kind)
+    assert 0.5 * told < taken < 1.05 * told + 5e6
 
 
 def test_more_outputs_regions_and_channels_need_more():
@@ -92,6 +161,33 @@ def test_more_outputs_regions_and_channels_need_more():
     assert needed_bytes(given, two, few, sweep) > needs[0]
     told = make_task(None, None, Target(column="age"))
     assert needed_bytes(given, an_input(), told, sweep) < needs[0]
+
+
+def test_reading_and_putting_right_count_where_they_take_more():
+    grid, sweep = Grid((64, 64, 64), np.eye(4)), Sweep((16, 16, 12), 0.5)
+    few, told = make_task({1: "a"}, None, None), make_task(None, None, Target(column="age"))
+    least = needed_bytes(Given(grid, 100), an_input(), few, sweep)
+    assert needed_bytes(Given(grid, 100, least - 1), an_input(), few, sweep) == least
+    assert needed_bytes(Given(grid, 100, least + 1), an_input(), few, sweep) == least + 1
+    coarse = an_input(spacing_mm=(4, 4, 4))
+    assert needed_bytes(Given(grid, 100, 0, True), coarse, few, sweep) == 100 + 13 * 64**3
+    alone = needed_bytes(Given(grid, 100), an_input(), told, sweep)
+    assert needed_bytes(Given(grid, 100, 0, True), an_input(), told, sweep) == alone
+
+
+def test_files_on_other_grids_than_the_first_take_more_to_read():
+    near, far = Grid((40, 40, 40), np.eye(4)), Grid((40, 40, 40), np.diag([1.1, 1, 1, 1]))
+    assert reading_bytes([near] * 3) == 4 * 4 * 40**3
+    assert reading_bytes([near, far]) > 4 * 4 * 40**3
+
+
+@pytest.mark.parametrize("spacing_mm", [20.0, 60.0, 1e17])
+def test_a_scan_far_too_large_is_refused_however_many_windows_it_has(spacing_mm):
+    given = Given(Grid((256, 256, 200), np.diag([*[spacing_mm] * 3, 1])), 2 * 256 * 256 * 200)
+    with pytest.raises(
+        ScanError, match=r"^a: (needs .* GB of memory beside the network, 8\.00 GB|\d.* more than can be)"
+    ):
+        fitting("a", given, an_input(spacing_mm=(1.5, 1.5, 1.5)), LABELLED, Sweep((16, 16, 12), 0.9), 8 * 10**9)
 
 
 def test_a_sweep_that_fits_stays_as_it_is_and_others_are_found():

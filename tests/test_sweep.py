@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from monai.data.utils import dense_patch_slices
 
 from mimzoo.errors import ShapeError
-from mimzoo.sweep import Layout, Sweep, places
+from mimzoo.sweep import Layout, Sweep, most_held, places
 
 CASES = st.tuples(*[st.tuples(st.integers(0, 20), st.integers(1, 9))] * 3)
+SMALL = st.tuples(*[st.tuples(st.integers(0, 9), st.integers(3, 6))] * 3)
 AXES = st.integers(0, 2)
 
 
@@ -29,33 +30,52 @@ def test_windows_begin_where_monais_do(case, overlap):
     assert layout.corners == [tuple(part.start for part in window) for window in expected]
 
 
-@given(st.tuples(*[st.tuples(st.integers(0, 9), st.integers(3, 6))] * 3), st.sampled_from([0.0, 0.25, 0.5]), AXES)
+@given(SMALL, st.sampled_from([0.0, 0.25, 0.5]), AXES)
 @settings(max_examples=25, deadline=None)
 def test_every_block_of_a_window_is_begun_once_and_done_once(case, overlap, axis):
     layout = laid_out(case, overlap, axis)
-    done, held, most = np.zeros(layout.shape, int), {}, 0
+    done, held = np.zeros(layout.shape, int), set()
     for corner in layout.corners:
         covered = np.zeros(layout.shape, bool)
         for index, last in layout.touched(corner):
             place = layout.place(index)
             assert not done[place].any() and not covered[place].any()
             covered[place] = True
-            held[index] = done[place].size
-            most = max(most, sum(held.values()))
+            held.add(index)
             if last:
                 done[place] += 1
-                del held[index]
+                held.remove(index)
         inside = covered[places(corner, layout.roi)]
         assert inside.all() and covered.sum() == inside.size
     assert (done == 1).all() and not held
-    assert layout.most_held() == most
+
+
+@given(SMALL, st.sampled_from([0.0, 0.25, 0.5, 0.7]), AXES)
+@settings(max_examples=100, deadline=None)
+def test_as_many_voxels_are_held_as_listing_the_windows_shows(case, overlap, axis):
+    layout = laid_out(case, overlap, axis)
+    held, most = {}, 0
+    for corner in layout.corners:
+        touched = list(layout.touched(corner))
+        held |= {index: np.prod([part.stop - part.start for part in layout.place(index)]) for index, _ in touched}
+        most = max(most, sum(held.values()))
+        for index, last in touched:
+            if last:
+                del held[index]
+    assert most_held(layout.shape, Sweep(layout.roi, overlap, axis=axis)) == most
+
+
+def test_what_is_held_of_a_volume_with_more_windows_than_could_be_listed_is_told():
+    sweep = Sweep((96, 96, 96), 0.5)
+    planes = most_held((2**20, 2**10, 2**10), sweep) / 2**20
+    assert 48 < planes < 96
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_less_is_held_along_the_longest_axis(axis):
     shape = [32, 32, 32]
     shape[axis] = 320
-    most = [Layout(shape, Sweep((16, 16, 16), 0.5, axis=way)).most_held() for way in range(3)]
+    most = [most_held(shape, Sweep((16, 16, 16), 0.5, axis=way)) for way in range(3)]
     assert min(most) == most[axis] < np.prod(shape) / 10
 
 
@@ -63,3 +83,5 @@ def test_less_is_held_along_the_longest_axis(axis):
 def test_an_overlap_that_makes_no_progress_is_refused(overlap):
     with pytest.raises(ShapeError, match="overlap"):
         Layout((9, 9, 9), Sweep((4, 4, 4), overlap))
+    with pytest.raises(ShapeError, match="overlap"):
+        most_held((9, 9, 9), Sweep((4, 4, 4), overlap))

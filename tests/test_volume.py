@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mimzoo import files, volume
+from mimzoo import volume
 from mimzoo.errors import ScanError, ShapeError
 from mimzoo.files import replacing
 from mimzoo.recipes import Input, Percentile, WindowHU, ZScore
@@ -174,18 +174,6 @@ def test_a_scan_larger_than_memory_is_refused_before_anything_is_allocated(tmp_p
         volume.read_scan(path)
 
 
-def test_memory_is_told_with_the_containers_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(files, "CGROUP", tmp_path)
-    assert files.free_memory() is None
-    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    5 kB\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert files.free_memory() == 5 * 1024
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert files.free_memory() == 2000
-
-
 def test_the_wrong_number_of_channels_is_refused(tmp_path):
     path = write(tmp_path / "a.nii.gz", ramp((6, 7, 8, 4)))
     assert volume.read_scan(path, channels=4).voxels.shape == (4, 6, 7, 8)
@@ -271,7 +259,7 @@ AFFINE = np.array([[0, 0, -2.0, 10], [3, 0, 0, -20], [0, 1.5, 0, 30], [0, 0, 0, 
 
 
 @pytest.mark.parametrize("sform_code, qform_code", [(1, 0), (0, 1), (2, 1), (4, 4)])
-def test_sform_goes_before_qform_and_the_code_of_the_space_is_kept(tmp_path, sform_code, qform_code):
+def test_sform_goes_before_qform_and_the_mask_has_both(tmp_path, sform_code, qform_code):
     header = nib.Nifti1Header()
     header.set_data_shape((6, 7, 8))
     header.set_qform(AFFINE if not sform_code else np.eye(4), qform_code)
@@ -285,8 +273,8 @@ def test_sform_goes_before_qform_and_the_code_of_the_space_is_kept(tmp_path, sfo
     labels.save(tmp_path / "b.nii.gz")
     written = nib.load(tmp_path / "b.nii.gz")
     np.testing.assert_array_equal(written.affine, scan.grid.affine)
-    assert int(written.header["sform_code"]) == int(written.header["qform_code"]) == (sform_code or qform_code)
-    np.testing.assert_allclose(written.get_qform(), AFFINE, atol=1e-5)
+    assert (int(written.header["sform_code"]), int(written.header["qform_code"])) == (sform_code, qform_code)
+    np.testing.assert_allclose(written.get_qform(), np.eye(4) if sform_code else AFFINE, atol=1e-5)
 
 
 def test_without_any_form_the_spacing_places_the_scan_and_its_mask_alike(tmp_path):
@@ -312,20 +300,6 @@ def test_a_qfac_of_zero_reads_as_one(tmp_path):
 def test_a_zero_pixdim_does_not_matter_beside_an_sform(tmp_path):
     path = patched(write(tmp_path / "a.nii", affine=np.diag([2, 2, 3, 1])), 80, "f", 0.0)
     assert volume.read_scan(path).grid.spacing_mm == (2, 2, 3)
-
-
-@given(st.integers(0, 351), st.integers(0, 255))
-@settings(max_examples=300, deadline=None)
-def test_any_damaged_header_byte_is_read_or_refused_but_never_crashes(tmp_path_factory, place, value):
-    folder = tmp_path_factory.getbasetemp()
-    raw = bytearray((folder / "good.nii").read_bytes() if (folder / "good.nii").exists() else b"")
-    raw = raw or bytearray(write(folder / "good.nii").read_bytes())
-    raw[place] = value
-    for read in (volume.read_scan, volume.read_labels):
-        try:
-            assert read(touch(folder / "damaged.nii", bytes(raw))).grid.shape
-        except ScanError as error:
-            assert "\n" not in str(error)
 
 
 def test_replacing_removes_its_temporary_on_any_error(tmp_path):
@@ -691,7 +665,7 @@ def test_prepare_names_the_scan_and_the_channels_it_expected():
 
 
 def test_prepare_refuses_a_spacing_that_memory_cannot_hold():
-    scan = volume.Volume(ramp()[None], volume.Grid((6, 7, 8), np.diag([500.0, 500, 500, 1])), "scan.nii")
+    scan = volume.Volume(ramp()[None], volume.Grid((6, 7, 8), np.diag([100.0, 100, 100, 1])), "scan.nii")
     with pytest.raises(ScanError, match=r"resampling to 0.1 x 0.1 x 0.1 mm needs"):
         volume.prepare(scan, an_input((0.1, 0.1, 0.1)))
 

@@ -1,4 +1,6 @@
-"""What makes a model's answer for a scan doubtful: voxels or intensities far from those that it was trained on."""
+"""What makes a model's answer for a scan doubtful: where it lies, and voxels or intensities unlike those trained on."""
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,18 +15,38 @@ FACTOR = 2.0
 CONSTANT = 0.999
 # Voxels that are looked at, at most.
 SAMPLED = 1_000_000
+# How far apart (voxels) the two forms of a header may put a corner of a scan.
+APART = 0.5
 
 
 def doubts(scan: Volume, input: Input) -> tuple[str, ...]:
     """Return one sentence for each thing about a scan that lies far outside what a model's input promises.
 
     That is a spacing of more than twice or less than half the model's along an axis of RAS+; for a window in Hounsfield
-    units a channel in which nothing is as dark as air and fat are there, or that lies wholly beyond the window; and a
-    channel nearly all of whose voxels have one value.
+    units a channel in which nothing is as dark as air and fat are there, or that lies wholly beyond the window; a
+    channel nearly all of whose voxels have one value; and a header whose sform and qform put a corner of the scan more
+    than half a voxel apart.
     """
     channels = zip(input.channels, scan.voxels, strict=True)
-    found = [_of_spacing(scan.grid, input), *(_of_channel(name, voxels, input) for name, voxels in channels)]
+    found = [
+        _of_forms(scan.grid),
+        _of_spacing(scan.grid, input),
+        *(_of_channel(name, voxels, input) for name, voxels in channels),
+    ]
     return tuple(f"{scan.name}: {sentence}" for sentence in found if sentence)
+
+
+def _of_forms(grid: Grid) -> str:
+    forms = grid.forms
+    if forms is None or forms.sform is None or forms.qform is None:
+        return ""
+    apart = replace(grid, affine=forms.sform).distance_mm(replace(grid, affine=forms.qform))
+    if not apart > APART * min(grid.spacing_mm):
+        return ""
+    return (
+        f"sform and qform of its header lie up to {apart:.3g} mm apart, so that programs differ in where they show it; "
+        "the sform was used, and the mask has both"
+    )
 
 
 def _of_spacing(grid: Grid, input: Input) -> str:

@@ -45,9 +45,12 @@ class Graph:
         asked, own = self.choice.precision, self.metadata.precision
         return f"{self.engine.about}, {asked if own == 'float32' else f'a graph in {own}'}"
 
-    def warm(self) -> None:
-        """Run one window of zeros, so that the engine takes the memory that it needs; ShapeError when it fails."""
-        self.predict(np.zeros((1, len(self.metadata.input.channels), *self.metadata.roi), np.float32))
+    def warm(self, batch: int = 1) -> None:
+        """Run a batch of zeros, so that the engine takes the memory that it needs for such; ShapeError when it fails.
+
+        ONNX Runtime computes a batch at once, and keeps what it took.
+        """
+        self.predict(np.zeros((batch, len(self.metadata.input.channels), *self.metadata.roi), np.float32))
 
     def predict(self, windows: Floats) -> Floats:
         """Return the logits of prepared windows (B, C, *roi); ShapeError when the engine fails on them."""

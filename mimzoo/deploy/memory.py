@@ -1,6 +1,7 @@
 """How much memory a scan will take beside the network, told before any of it is taken, and the sweep that fits."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
@@ -13,11 +14,15 @@ from mimzoo.errors import MimzooError, ScanError
 from mimzoo.files import free_memory
 from mimzoo.grids import THIN, Grid, spaced, to_ras
 from mimzoo.recipes import Input
-from mimzoo.sweep import Layout, Sweep
+from mimzoo.regrid import SLAB, same_grid
+from mimzoo.sweep import Sweep, most_held
 from mimzoo.tasks import Task
 
 AXES = "xyz"
 FLOAT_BYTES = 4
+# What interpolating a channel on another grid takes for each voxel of a slab, and putting a mask right for each voxel
+# of a scan: as measured, the latter of a mask of noise; a single body takes 9, one of a million specks more.
+REGRID_BYTES, POLISH_BYTES = 136, 12
 STATUS = Path("/proc/self/status")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -75,22 +80,43 @@ def mirror_axes(text: str) -> tuple[int, ...] | Literal["card"]:
 
 @dataclass(frozen=True)
 class Given:
-    """A scan of which only this is known: its grid, and the bytes that its voxels will take as they are held."""
+    """A scan of which only this is known: its grid, and the bytes that its voxels will take as they are held.
+
+    `reading_bytes` are those that it takes while it is read, where these are more; `polished` says whether its masks
+    will be put right.
+    """
 
     grid: Grid
     held_bytes: int
+    reading_bytes: int = 0
+    polished: bool = False
 
 
-def needed_bytes(given: Given, input: Input, task: Task, sweep: Sweep) -> int:
+def reading_bytes(grids: Sequence[Grid]) -> int:
+    """Return the memory that it takes at most to read files of one channel each, of these grids, as one scan.
+
+    All channels on the first grid, and beside them one file as it is read, with its copy on the first grid where its
+    own is another.
+    """
+    first = grids[0]
+    onto = FLOAT_BYTES * prod(first.shape) + REGRID_BYTES * SLAB * prod(first.shape[1:])
+    beside = [FLOAT_BYTES * prod(grid.shape) + (0 if same_grid(grid, first) else onto) for grid in grids]
+    return FLOAT_BYTES * len(grids) * prod(first.shape) + max(beside)
+
+
+def needed_bytes(given: Given, input: Input, task: Task, sweep: Sweep, name: str = "the scan") -> int:
     """Return the memory that a scan takes at most, beside the network: voxels, windows, sums and answer.
 
     Of the prepared voxels, in float32, those planes count that a window lies in, or all where they must be padded to
-    the window; the answer counts on both grids. Finding percentiles takes two copies of a channel, before all that.
+    the window; the answer counts on both grids. Reading, and finding percentiles, which takes two copies of a channel,
+    come before all that, and putting masks right after it.
+    Raises ScanError, with `name`, for a grid that resampled would have more voxels than anyone holds.
     """
     grid, channels, outputs = given.grid, len(input.channels), len(task.outputs)
+    masks = outputs if task.kind == "regions" else 1
     # voxels that take no memory, of which only the grid is wanted
     _, native, _ = to_ras(np.broadcast_to(np.float32(0), grid.shape), grid)
-    prepared = spaced(native, input.spacing_mm).shape
+    prepared = spaced(native, input.spacing_mm, name).shape
     padded = tuple(max(length, window) for length, window in zip(prepared, sweep.roi, strict=True))
     planes = min(sweep.roi[0] + 2 * THIN, prepared[0])
     seen = planes * prod(prepared[1:]) if padded == prepared else prod(prepared) + prod(padded)
@@ -99,21 +125,23 @@ def needed_bytes(given: Given, input: Input, task: Task, sweep: Sweep) -> int:
     if not task.of_scan:
         # their logits, with those of a mirrored view, also in order; the sums, and what adding and deciding take
         views = 1 + bool(sweep.mirror) + bool(sweep.swapped)
-        swept += FLOAT_BYTES * outputs * (views * sweep.batch * prod(sweep.roi) + Layout(padded, sweep).most_held())
+        swept += FLOAT_BYTES * outputs * (views * sweep.batch * prod(sweep.roi) + most_held(padded, sweep))
         swept += 2 * FLOAT_BYTES * prod(sweep.roi)
-        swept += (outputs if task.kind == "regions" else 1) * (prod(padded) + prod(grid.shape))
+        swept += masks * (prod(padded) + prod(grid.shape))
     ranked = 2 * FLOAT_BYTES * prod(grid.shape) if input.intensity.mode == "percentile" else 0
-    return given.held_bytes + max(swept, ranked)
+    # masks as they were and as they are put right, one of them at work
+    polished = (2 * masks - 1 + POLISH_BYTES) * prod(grid.shape) if given.polished and not task.of_scan else 0
+    return max(given.reading_bytes, given.held_bytes + max(swept, ranked, polished))
 
 
 def fitting(name: str, given: Given, input: Input, task: Task, sweep: Sweep, limit: int | None) -> tuple[Sweep, int]:
     """Return the sweep with which a scan fits into `limit` bytes beside the network, and what it then takes.
 
     That is the sweep itself where it fits, else one of smaller batches, else one along the axis that takes least.
-    Raises ScanError, with `name` and the least that is needed, where none fits.
+    Raises ScanError, with `name` and the least that is needed, where none fits, and as `needed_bytes` does.
     """
     tried = [sweep, replace(sweep, batch=1), *(replace(sweep, batch=1, axis=axis) for axis in range(3))]
-    needs = [(needed_bytes(given, input, task, one), one) for one in tried]
+    needs = [(needed_bytes(given, input, task, one, name), one) for one in tried]
     for need, one in needs[:2]:
         if limit is None or need <= limit:
             return one, need

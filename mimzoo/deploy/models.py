@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mimzoo.answers import Answer, Told, answer
 from mimzoo.deploy.agreement import check_agreement
 from mimzoo.deploy.choice import Choice
 from mimzoo.deploy.graph import Graph
-from mimzoo.deploy.memory import Given, Manner, fitting, memory_left
+from mimzoo.deploy.memory import Given, Manner, fitting, memory_left, reading_bytes
 from mimzoo.deploy.metadata import Metadata
 from mimzoo.errors import ExportError, ScanError, ShapeError
 from mimzoo.masks import LabelMap, RegionMap
@@ -109,20 +110,27 @@ class Deployed:
             )
         return list(map(Path, files))
 
-    def plan(self, scan: Scan) -> tuple[Sweep, int]:
+    def plan(self, scan: Scan, polished: bool = False) -> tuple[Sweep, int]:
         """Return how windows will go over a scan, and the memory (bytes) that it takes at most beside the network.
 
-        Of files only the first one's header is read. Raises ScanError where there is not enough memory, and as `read`.
+        `polished` says whether its masks will be put right. Of files only the headers are read. Raises ScanError where
+        there is not enough memory, and as `read`.
         """
-        files = self._files(scan)
-        name = scan.name if isinstance(scan, Volume) else str(files[0])
-        own = len(self.input.channels) if len(files) == 1 else 1
+        name = scan.name if isinstance(scan, Volume) else str(self._files(scan)[0])
+        given = replace(self._given(scan), polished=polished)
+        return fitting(name, given, self.input, self.metadata.task, self._sweep(), memory_left(self.manner))
+
+    def _given(self, scan: Scan) -> Given:
+        """Return what the headers of a scan tell."""
         if isinstance(scan, Volume):
-            grid, held = scan.grid, 0
-        else:
-            grid, form = read_form(files[0], own, as_small if len(files) == 1 else as_float32)
-            held = prod(grid.shape) * len(self.input.channels) * form.itemsize
-        return fitting(name, Given(grid, held), self.input, self.metadata.task, self._sweep(), memory_left(self.manner))
+            return Given(scan.grid, 0)
+        files, channels = self._files(scan), len(self.input.channels)
+        if len(files) == 1:
+            grid, form = read_form(files[0], channels, as_small)
+            return Given(grid, prod(grid.shape) * channels * form.itemsize)
+        forms = [read_form(file, 1, as_float32) for file in files]
+        held = prod(forms[0][0].shape) * channels * forms[0][1].itemsize
+        return Given(forms[0][0], held, reading_bytes([grid for grid, _ in forms]))
 
     @property
     def mirror(self) -> tuple[int, ...]:
