@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Every command imports what it needs, so that listing never waits for torch."""
 
+import io
 import os
 import shlex
 import sys
@@ -53,6 +54,9 @@ def main() -> None:
     if os.environ.get("RANK", "0") != "0":
         # Of the processes that a launcher starts together, only the first one tells how it goes.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (as long as the process lives)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may be no text.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(standalone_mode=True)
     except MimzooError as error:

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from thresholds import noise, save_model, save_scan
 
 from mimzoo.cards import override, write_card
 
@@ -81,6 +83,16 @@ def test_the_road_by_commands(tiny_encoder, tiny_segmenter, phantoms, tmp_path, 
         mimzoo("segment", "./seg", scans[0], "-o", "more")
     )
     assert not (tmp_path / "more").exists()
+
+
+def test_a_folder_whose_name_is_no_text_is_told_as_well(tmp_path):
+    model, scan = save_model(tmp_path / "m.onnx"), save_scan(tmp_path / "a.nii.gz", noise())
+    out = os.fsencode(tmp_path) + b"/m\xfcller"
+    command = [sys.executable, "-m", "mimzoo", "segment", model, scan, "-o", out]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "LC_ALL": "C.UTF-8"}, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert b"1 masks in " in done.stdout and b"m\\udcfcller" in done.stdout
+    assert (Path(os.fsdecode(out)) / "a.nii.gz").is_file()
 
 
 def test_a_bad_plugin_fails_the_listing_and_nothing_else(tmp_path):

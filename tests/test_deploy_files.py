@@ -1,6 +1,7 @@
 """Many scans at once: masks and tables, whole or not at all; what fails is named, and nothing is overwritten."""
 
 import csv
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -116,7 +117,9 @@ def test_files_joined_by_commas_are_the_channels_of_one_scan(tmp_path):
 @pytest.mark.parametrize("second", ["y/a.nii.gz", "x/a.nii", "x/a.nii.gz"])
 def test_two_scans_with_one_mask_are_refused_before_starting(model, tmp_path, second):
     scans = [save_scan(tmp_path / "x" / "a.nii.gz", noise()), save_scan(tmp_path / second, noise())]
-    with pytest.raises(DataError, match=r"would both be written to .*a\.nii\.gz"):
+    with pytest.raises(
+        DataError, match=r"would both be written to .*a\.nii\.gz; rename one, or put it into another folder"
+    ):
         segment_files(model, scans, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -196,7 +199,7 @@ def test_a_full_disk_leaves_no_half_written_mask(model, tmp_path, monkeypatch):
 
 def test_a_full_disk_leaves_no_half_of_the_regions(regions, tmp_path, monkeypatch):
     scans = [save_scan(tmp_path / name, noise()) for name in ("a.nii", "b.nii")]
-    full_when((tmp_path / "out" / "b-Whole.nii.gz").exists, monkeypatch)
+    full_when(lambda: any((tmp_path / "out").rglob("b-Whole.nii.gz")), monkeypatch)
     done, failures = segment_files(regions, scans, tmp_path / "out")
     assert [p.name for p in done] == ["a-Whole.nii.gz", "a-Core.nii.gz"]
     assert masks_in(tmp_path / "out") == ["a-Core.nii.gz", "a-Whole.nii.gz"]
@@ -220,7 +223,7 @@ def test_memory_that_runs_out_fails_one_scan(model, tmp_path, monkeypatch):
 
 def test_an_interruption_leaves_nothing_behind(model, regions, tmp_path, monkeypatch):
     scan = save_scan(tmp_path / "a.nii", noise())
-    full_when((tmp_path / "out" / "a-Whole.nii.gz").exists, monkeypatch, KeyboardInterrupt())
+    full_when(lambda: any((tmp_path / "out").rglob("a-Whole.nii.gz")), monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         segment_files(regions, [scan], tmp_path / "out")
     full_when(lambda: True, monkeypatch, KeyboardInterrupt())
@@ -250,6 +253,47 @@ def test_files_joined_by_commas_are_told_of_together(age, tmp_path):
     found, failures = predict_files(age, [joined], choice=Choice(threads=1))
     expected = 20 + 60 * np.clip(noise((16, 16, 12), 2) / 1000, 0, 1).mean()
     assert not failures and found == {joined: {"age": pytest.approx(expected, rel=1e-4)}}
+
+
+# A byte that is no UTF-8 in a name, as an ü of Windows-1252 or Latin-1 is.
+ODD = os.fsdecode(b"M\xfcller.nii.gz")
+
+
+def test_a_file_name_that_is_no_text_fails_by_itself(diagnosis, tmp_path):
+    odd, good = save_scan(tmp_path / ODD, noise()), save_scan(tmp_path / "b.nii", noise())
+    seen = []
+    found, failures = predict_files(diagnosis, [odd, good], lambda *step: seen.append(step))
+    write_table(tmp_path / "table.csv", found)
+    assert [row[0] for row in rows(tmp_path / "table.csv")] == ["scan", str(good)]
+    assert failures == [f"{tmp_path}/M\\xfcller.nii.gz: the path is no UTF-8 text, so no record can name it; rename it"]
+    assert seen == [(1, 2, r"M\xfcller.nii.gz"), (2, 2, "b.nii")]
+
+
+@pytest.mark.parametrize("error", [ValueError("no\nsense"), KeyError("dim"), IndexError(7), OverflowError("far")])
+def test_whatever_a_reader_stumbles_on_fails_one_scan(diagnosis, tmp_path, monkeypatch, error):
+    scans = [save_scan(tmp_path / name, noise()) for name in ("a.nii", "b.nii")]
+    real = models.read_scan
+
+    def stumbling(files, *given):
+        if files[0].name == "a.nii":
+            raise error
+        return real(files, *given)
+
+    monkeypatch.setattr(models, "read_scan", stumbling)
+    found, failures = predict_files(diagnosis, scans)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    assert list(found) == [str(scans[1])]
+    assert failures == [f"{scans[0]}: the scan cannot be read ({reason}); it may be damaged"]
+
+
+def test_a_link_in_a_circle_fails_by_itself(model, diagnosis, tmp_path):
+    circle, good = tmp_path / "a.nii", save_scan(tmp_path / "b.nii", noise())
+    circle.symlink_to(circle)
+    for found, failures in (
+        predict_files(diagnosis, [circle, good]),
+        segment_files(model, [circle, good], tmp_path / "o"),
+    ):
+        assert len(found) == len(failures) == 1 and str(circle) in failures[0]
 
 
 def test_a_scan_that_is_given_twice_is_refused(diagnosis, tmp_path):

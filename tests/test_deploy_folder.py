@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from thresholds import (
 )
 
 from mimzoo import cli
-from mimzoo.deploy import Choice, Manner, Polish, segment_files
+from mimzoo.deploy import Choice, Manner, Polish, models, segment_files
 from mimzoo.deploy import folder as folders
 from mimzoo.deploy.folder import list_scans
 from mimzoo.deploy.overlays import FOLDER as OVERLAYS
@@ -53,6 +54,18 @@ def scans(tmp_path):
         save_scan(tmp_path / "in" / name, noise(seed=number))
     with_content(tmp_path / "in" / "notes.txt", b"")
     return tmp_path / "in"
+
+
+@pytest.fixture
+def regions(tmp_path):
+    """A model of Whole (above 400) and Core (above 700)."""
+    about = metadata(regions={"Core": ("Hard",), "Whole": ("Soft", "Hard")})
+    return save_model(tmp_path / "regions.onnx", about, graph=linear_graph([[1], [1]], [-0.4, -0.7]))
+
+
+def two_channels(path):
+    about = metadata(input=an_input(channels=("T1", "T2")))
+    return save_model(path, about, graph=linear_graph([[0, 0], [0, 1], [0, 2]], [0, -0.4, -1.1]))
 
 
 def segment(model, scans, out, **options):
@@ -109,12 +122,17 @@ def changed_mask(scans, out):
     (out / "b.nii.gz").write_bytes(content)
 
 
+def half_record(out):
+    content = record_path(out, "b").read_bytes()
+    record_path(out, "b").write_bytes(content[: len(content) // 2])
+
+
 CHANGES = {
     "a mask that is cut short": cut_mask,
     "a mask of as many other bytes": changed_mask,
     "no mask": lambda scans, out: (out / "b.nii.gz").unlink(),
-    "no record": lambda scans, out: record_path(out, "b").unlink(),
-    "half a record": lambda scans, out: record_path(out, "b").write_bytes(record_path(out, "b").read_bytes()[:99]),
+    "no mask and no record": lambda scans, out: [path.unlink() for path in (out / "b.nii.gz", record_path(out, "b"))],
+    "no mask and half a record": lambda scans, out: [(out / "b.nii.gz").unlink(), half_record(out)],
     "another scan": lambda scans, out: save_scan(scans / "b.nii", noise(seed=7)),
 }
 
@@ -156,14 +174,12 @@ def test_a_failure_is_recorded_and_tried_again(model, scans, tmp_path):
     assert segment(model, scans, out)[0] == ["b.nii"] and {row["scan"] for row in table(out)} == {"a", "b", "c"}
 
 
-def test_regions_are_done_where_each_of_their_masks_is(scans, tmp_path):
-    about = metadata(regions={"Core": ("Hard",), "Whole": ("Soft", "Hard")})
-    model = save_model(tmp_path / "regions.onnx", about, graph=linear_graph([[1], [1]], [-0.4, -0.7]))
+def test_regions_are_done_where_each_of_their_masks_is(regions, scans, tmp_path):
     out = tmp_path / "out"
-    segment(model, scans, out)
-    assert segment(model, scans, out)[0] == []
+    segment(regions, scans, out)
+    assert segment(regions, scans, out)[0] == []
     (out / "a-Core.nii.gz").unlink()
-    computed, done, _ = segment(model, scans, out)
+    computed, done, _ = segment(regions, scans, out)
     assert computed == ["a.nii.gz"] and len(done) == 6
     rows = [(row["mask"], int(row["voxels"])) for row in table(out) if row["scan"] == "a"]
     expected = [("a-Whole.nii.gz", (noise() > 400).sum()), ("a-Core.nii.gz", (noise() > 700).sum())]
@@ -189,6 +205,141 @@ def test_doubts_are_said_and_recorded(model, tmp_path):
     (warning,) = [line for line in said if line.startswith("warning: ")]
     assert "1 x 1 x 5 mm" in warning
     assert read_record(record_path(tmp_path / "out", "a")).warnings == (warning.removeprefix("warning: "),)
+
+
+# --- what is not lost
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("of", ["model", "regions"])
+def test_a_file_under_a_masks_name_without_a_record_stays_and_fails_its_scan(request, of, scans, tmp_path):
+    model, out = request.getfixturevalue(of), tmp_path / "out"
+    name = {"model": "b.nii.gz", "regions": "b-Core.nii.gz"}[of]
+    out.mkdir()
+    theirs = with_content(out / name, b"drawn by hand")
+    for _ in range(2):
+        _, done, failures = segment(model, scans, out)
+        assert {path.name[0] for path in done} == {"a", "c"} and theirs.read_bytes() == b"drawn by hand"
+        assert len(failures) == 1 and failures[0].startswith(f"{theirs}: is there already, and no record says")
+        assert "choose another folder" in failures[0] and not any(out.glob("*kept*"))
+    theirs.rename(tmp_path / "moved")
+    assert segment(model, scans, out)[0] == ["b.nii"] and theirs.is_file()
+
+
+def test_masks_of_scans_with_the_same_name_in_another_folder_stay_with_all_that_tells_of_them(model, scans, tmp_path):
+    out, others = tmp_path / "out", tmp_path / "others"
+    segment(model, scans / "b.nii", out)
+    before = contents(out), contents(out / RECORDS), contents(out / OVERLAYS)
+    save_scan(others / "b.nii", noise(seed=8))
+    _, done, failures = segment(model, others / "b.nii", out)
+    remedy = "choose another folder, or move it away"
+    owner = f"is a mask of {scans / 'b.nii'}, which that of {others / 'b.nii'} would replace"
+    assert done == [] and failures == [f"{out / 'b.nii.gz'}: {owner}; {remedy}"]
+    # nor does it where the other scan cannot even be read
+    with_content(others / "b.nii", b"no scan")
+    assert len(segment(model, others / "b.nii", out)[2]) == 1
+    assert (contents(out), contents(out / RECORDS), contents(out / OVERLAYS)) == before
+    assert segment(model, scans, out)[0] == ["a.nii.gz", "c.nii.gz"]
+
+
+def test_a_model_of_regions_leaves_the_labels_of_another_scan_with_their_record(model, regions, scans, tmp_path):
+    out = tmp_path / "out"
+    segment(model, scans / "b.nii", out)
+    save_scan(tmp_path / "others" / "b.nii", noise(seed=8))
+    _, done, failures = segment(regions, tmp_path / "others" / "b.nii", out)
+    assert done == [] and "is a mask of" in failures[0]
+    # of the same scan it draws beside them, and either model finds its own again
+    assert len(segment(regions, scans / "b.nii", out)[1]) == 2
+    assert segment(model, scans / "b.nii", out) == (["b.nii"], [out / "b.nii.gz"], [])
+    assert masks_in(out) == ["b-Core.nii.gz", "b-Whole.nii.gz", "b.nii.gz"]
+
+
+def test_a_scan_with_another_second_channel_is_another_scan(tmp_path):
+    model, out = two_channels(tmp_path / "m.onnx"), tmp_path / "out"
+    t1, t2, flair = (save_scan(tmp_path / f"{name}.nii", noise(seed=n)) for n, name in enumerate(("t1", "t2", "flair")))
+    first, second = f"{t1},{t2}", f"{t1},{flair}"
+    segment(model, first, out)
+    before = contents(out)
+    _, done, failures = segment(model, second, out)
+    assert done == [] and f"is a mask of {first}, which that of {second} would replace" in failures[0]
+    assert contents(out) == before
+
+
+def test_a_scan_that_loses_a_channel_and_gets_it_back_keeps_its_mask(tmp_path):
+    model, out = two_channels(tmp_path / "m.onnx"), tmp_path / "out"
+    files = [save_scan(tmp_path / "in" / f"a_000{n}.nii", noise(seed=n)) for n in range(2)]
+    segment(model, tmp_path / "in", out)
+    before = contents(out)
+    for path, sentence in zip(files, ("there is no a_0000.nii.gz", "is a mask of"), strict=True):
+        path.rename(tmp_path / "away")
+        assert sentence in segment(model, tmp_path / "in", out)[2][0]
+        (tmp_path / "away").rename(path)
+    assert segment(model, tmp_path / "in", out)[0] == [] and contents(out) == before
+
+
+@pytest.mark.parametrize("change", [cut_mask, changed_mask])
+def test_a_mask_that_was_changed_is_kept_beside_the_new_one(change, model, scans, tmp_path):
+    out = tmp_path / "out"
+    segment(model, scans, out)
+    whole, kept = (out / "b.nii.gz").read_bytes(), []
+    for number in (1, 2):
+        change(scans, out)
+        kept.append((out / "b.nii.gz").read_bytes())
+        said = []
+        done, failures = segment_files(model, [scans], out, choice=CPU, note=said.append)
+        assert not failures and len(done) == 3 and (out / "b.nii.gz").read_bytes() == whole
+        sentence = f"{out / 'b.nii.gz'}: is not as it was written, so it is kept, as b.nii.gz.kept-{number}"
+        assert said.count(sentence) == 1
+    assert [(out / f"b.nii.gz.kept-{number}").read_bytes() for number in (1, 2)] == kept
+    # nobody takes it for a scan, or for a mask of ours
+    assert list_scans([out], 1, tmp_path)[0] == [(out / f"{name}.nii.gz",) for name in "abc"]
+    assert segment(model, scans, out)[0] == [] and {row["scan"] for row in table(out)} == set("abc")
+
+
+def test_of_regions_only_what_was_changed_is_kept(regions, scans, tmp_path):
+    out = tmp_path / "out"
+    segment(regions, scans, out)
+    changed = with_content(out / "a-Core.nii.gz", b"by hand")
+    segment(regions, scans, out)
+    assert [path.name for path in out.glob("*kept*")] == ["a-Core.nii.gz.kept-1"] and changed.stat().st_size > 7
+
+
+def test_a_changed_mask_is_kept_by_another_model_and_after_a_failure_too(model, scans, tmp_path):
+    out, whole = tmp_path / "out", (scans / "b.nii").read_bytes()
+    segment(model, scans, out)
+    with_content(out / "b.nii.gz", b"by hand")
+    (scans / "b.nii").write_bytes(whole[:2000])
+    assert len(segment(model, scans, out)[2]) == 1 and (out / "b.nii.gz").read_bytes() == b"by hand"
+    (scans / "b.nii").write_bytes(whole)
+    other = save_model(tmp_path / "other.onnx", thresholds=(0.5, 0.9))
+    assert segment(other, scans, out)[2] == []
+    # those that nobody changed gave way
+    assert [path.name for path in out.glob("*kept*")] == ["b.nii.gz.kept-1"]
+    assert (out / "b.nii.gz.kept-1").read_bytes() == b"by hand"
+
+
+def test_a_scan_that_is_gone_and_comes_back_finds_its_mask(model, scans, tmp_path):
+    out, scan = tmp_path / "out", scans / "b.nii"
+    segment(model, scan, out)
+    scan.rename(tmp_path / "away")
+    assert segment(model, scan, out)[2] == [f"{scan}: no such file"]
+    (tmp_path / "away").rename(scan)
+    assert segment(model, scan, out) == (["b.nii"], [out / "b.nii.gz"], []) and masks_in(out) == ["b.nii.gz"]
+    # while it is gone, another one of its name does not take its place either
+    scan.unlink()
+    segment(model, scan, out)
+    save_scan(tmp_path / "others" / "b.nii", noise(seed=8))
+    assert "is a mask of" in segment(model, tmp_path / "others" / "b.nii", out)[2][0]
+
+
+def test_a_mask_that_appears_while_its_scan_is_computed_stays(model, scans, tmp_path):
+    out, theirs = tmp_path / "out", tmp_path / "out" / "b.nii.gz"
+    said = lambda sentence: sentence.startswith("b.nii: at most") and with_content(theirs, b"theirs")  # noqa: E731
+    done, failures = segment_files(model, [scans], out, choice=CPU, note=said)
+    assert len(done) == 2 and "is there already" in failures[0] and theirs.read_bytes() == b"theirs"
 
 
 # --- where masks lie
@@ -254,16 +405,46 @@ def test_the_scans_of_a_folder_are_those_directly_in_it_by_name(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         with_content(tmp_path / name, b"")
     expected = [(tmp_path / "a.NII.GZ",), (tmp_path / "b.nii",)]
-    assert list_scans([tmp_path], 1, tmp_path / "out") == list_scans([str(tmp_path)], 1, tmp_path / "out") == expected
+    assert list_scans([tmp_path], 1, tmp_path / "out") == (expected, {})
+    assert list_scans([str(tmp_path)], 1, tmp_path / "out") == (expected, {})
     alone = tmp_path / "deep" / "d.nii"
-    assert list_scans([tmp_path, f"{alone},{alone}"], 1, tmp_path / "out") == [*expected, (alone, alone)]
+    assert list_scans([tmp_path, f"{alone},{alone}"], 1, tmp_path / "out") == ([*expected, (alone, alone)], {})
 
 
 def test_files_named_as_nnunet_does_are_the_channels_of_one_scan(tmp_path):
     files = [with_content(tmp_path / f"{case}_000{n}.nii.gz", b"") for case in ("a_1", "b") for n in range(2)]
     alone = with_content(tmp_path / "c.nii.gz", b"")
-    assert list_scans([tmp_path], 2, tmp_path / "out") == [tuple(files[:2]), tuple(files[2:]), (alone,)]
-    assert len(list_scans([tmp_path], 1, tmp_path / "out")) == 5
+    assert list_scans([tmp_path], 2, tmp_path / "out") == ([tuple(files[:2]), tuple(files[2:]), (alone,)], {})
+    # to a model of one channel each of them is a scan
+    assert list_scans([tmp_path], 1, tmp_path / "out") == ([(path,) for path in [*files, alone]], {})
+
+
+MISNUMBERED = {
+    "the first is missing": (("c_0001.nii", "c_0002.nii"), "c_0001.nii: there is no c_0000.nii.gz"),
+    "one between is missing": (("c_0000.nii", "c_0002.nii"), "c_0002.nii: there is no c_0001.nii.gz"),
+    "only the second is there": (("c_0001.nii",), "c_0001.nii: there is no c_0000.nii.gz"),
+    "one is there twice": (("c_0000.nii", "c_0000.nii.gz"), "c_0000.nii.gz and c_0000.nii are both channel 0000"),
+    "one is there twice beside another": (
+        ("c_0000.nii", "c_0001.nii", "c_0001.nii.gz"),
+        "c_0001.nii.gz and c_0001.nii are both channel 0001",
+    ),
+    "there is one too many": (("c_0000.nii", "c_0001.nii", "c_0002.nii"), "3 files where the model sees 2 channel(s)"),
+    "there is one too few": (("c_0000.nii",), "c_0000.nii: the shape 20 x 18 x 15 has 1 channel where 2 channels"),
+}
+
+
+@pytest.mark.parametrize(("files", "sentence"), MISNUMBERED.values(), ids=MISNUMBERED)
+def test_channels_that_are_missing_or_there_twice_fail_one_scan(files, sentence, tmp_path):
+    for name in ("a_0000.nii", "a_0001.nii", *files, "d_0000.nii", "d_0001.nii"):
+        save_scan(tmp_path / "in" / name, noise(seed=int("1" in name)))
+    model = two_channels(tmp_path / "m.onnx")
+    _, done, failures = segment(model, tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in done] == ["a_0000.nii.gz", "d_0000.nii.gz"] == masks_in(tmp_path / "out")
+    assert len(failures) == 1 and sentence in failures[0]
+    np.testing.assert_array_equal(read_labels(done[0]).voxels, counted(noise(seed=1) / 1000))
+    # whoever names files one by one says which channels they are
+    named = ",".join(str(tmp_path / "in" / name) for name in ("d_0001.nii", "a_0001.nii"))
+    assert len(segment_files(model, [named], tmp_path / "named", choice=CPU)[0]) == 1
 
 
 @pytest.mark.parametrize(("out", "reason"), [("in", "would be taken for scans"), ("out", "holds no scans")])
@@ -299,6 +480,23 @@ def write(image, stream):
 nibabel.Nifti1Image.to_stream = write
 cli.main()
 """
+# The command line that is killed as a file gets its name.
+KILLED = """
+import os
+import signal
+from pathlib import Path
+from mimzoo import cli
+replace = os.replace
+def dying(source, target):
+    hit = Path(target).name == "{name}" and Path(target).parent.name != "b.begun"
+    if hit and "{moment}" == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+    if hit:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = dying
+cli.main()
+"""
 
 
 def begin(code, *arguments):
@@ -326,13 +524,34 @@ def test_a_process_killed_while_it_writes_leaves_no_mask_and_the_same_command_go
     out = tmp_path / "out"
     segment(model, scans / "a.nii.gz", out)
     process = begin(STUCK, model, scans, "-o", out)
-    wait_for(lambda: any(out.glob(".*.part")))
+    wait_for(lambda: any(out.rglob(".b.nii.gz.*.part")))
     process.kill()
     process.communicate()
     assert masks_in(out)[1:] == ["a.nii.gz"] and masks_in(out)[0].startswith(".b.nii.gz.")
     done = command_line(model, scans, "-o", out)
     assert done.returncode == 0 and computed(done.stdout) == ["b.nii", "c.nii.gz"]
     assert masks_in(out) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"] and "3 masks in" in done.stdout
+    assert sorted(path.name for path in (out / RECORDS).iterdir()) == [".lock", "a.json", "b.json", "c.json"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("name", ["b-Whole.nii.gz", "b-Core.nii.gz", "b.json"])
+def test_a_process_killed_as_a_mask_or_record_gets_its_name_is_followed_by_one_that_goes_on(
+    name, moment, regions, scans, tmp_path
+):
+    out = tmp_path / "out"
+    for seed in (1, 7):
+        # the second time masks of the scan as it was before are there
+        save_scan(scans / "b.nii", noise(seed=seed))
+        begin(KILLED.format(name=name, moment=moment), regions, scans / "b.nii", "-o", out).communicate(timeout=60)
+        assert not any(out.glob("statistics.*"))
+    done = command_line(regions, scans, "-o", out)
+    assert done.returncode == 0 and "kept" not in done.stdout
+    assert masks_in(out) == sorted(f"{case}-{region}.nii.gz" for case in "abc" for region in ("Whole", "Core"))
+    for region, threshold in (("Whole", 400), ("Core", 700)):
+        np.testing.assert_array_equal(read_labels(out / f"b-{region}.nii.gz").voxels, noise(seed=7) > threshold)
+    names = sorted(path.name for path in (out / RECORDS).iterdir())
+    assert names == [".lock", "a.json", "b.json", "c.json"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -371,6 +590,19 @@ def test_two_processes_share_a_folder_and_one_takes_over_what_the_other_leaves(m
         np.testing.assert_array_equal(read_labels(out / f"{number}.nii.gz").voxels, counted(noise(seed=number) / 1000))
 
 
+def test_of_two_processes_with_scans_of_one_name_the_second_leaves_the_mask_of_the_first(model, tmp_path):
+    ours, theirs, out = tmp_path / "ours" / "a.nii", tmp_path / "theirs" / "a.nii", tmp_path / "out"
+    for seed, path in enumerate((ours, theirs)):
+        save_scan(path, noise(seed=seed))
+    first = begin(SLOW.format(seconds=0.5), model, ours, "-o", out)
+    wait_for((out / RECORDS / ".lock").is_file)
+    second = command_line(model, theirs, "-o", out)
+    first.communicate(timeout=60)
+    assert first.returncode == 0 and second.returncode == 1
+    assert "another process's; waiting" in second.stdout and f"is a mask of {ours}" in second.stderr
+    np.testing.assert_array_equal(read_labels(out / "a.nii.gz").voxels, counted(noise(seed=0) / 1000))
+
+
 def test_unreadable_scans_among_many_are_told_in_one_sentence_each(model, scans, tmp_path):
     for name, content in (("d.nii.gz", b""), ("e.nii", b"no scan"), ("f.nii.gz", b"\x1f\x8b no gzip")):
         with_content(scans / name, content)
@@ -381,6 +613,52 @@ def test_unreadable_scans_among_many_are_told_in_one_sentence_each(model, scans,
         str(scans / n) for n in ("d.nii.gz", "e.nii", "f.nii.gz")
     ]
     assert lines[3:] == ["mimzoo: 3 scan(s) failed; the same command tries them again, and no other"]
+
+
+def test_a_file_name_that_is_no_text_fails_by_itself(model, scans, tmp_path):
+    # as an ü of Windows-1252 or Latin-1 is
+    save_scan(scans / os.fsdecode(b"M\xfcller.nii.gz"), noise())
+    out = tmp_path / "out"
+    done = command_line(model, scans, "-o", out)
+    sentence = f"{scans}/M\\xfcller.nii.gz: the path is no UTF-8 text, so no record can name it; rename it"
+    assert done.returncode == 1 and done.stderr.splitlines()[0] == f"mimzoo: {sentence}"
+    assert masks_in(out) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"] and len(table(out)) == 6
+    assert read_record(record_path(out, r"M\xfcller")).failure == sentence
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), KeyError("dim")])
+def test_whatever_a_reader_stumbles_on_fails_one_scan(error, model, scans, tmp_path, monkeypatch):
+    real = models.read_form
+
+    def stumbling(path, *given):
+        if path.name == "b.nii":
+            raise error
+        return real(path, *given)
+
+    monkeypatch.setattr(models, "read_form", stumbling)
+    _, done, failures = segment(model, scans, tmp_path / "out")
+    assert [path.name for path in done] == ["a.nii.gz", "c.nii.gz"]
+    assert failures == [
+        f"{scans / 'b.nii'}: the scan cannot be read ({type(error).__name__}: {error}); it may be damaged"
+    ]
+    assert read_record(record_path(tmp_path / "out", "b")).failure == failures[0]
+
+
+def test_a_mistake_of_ours_ends_all_but_loses_nothing_that_is_done(model, scans, tmp_path, monkeypatch):
+    out, real = tmp_path / "out", folders.draw_overlay
+
+    def mistaken(path, *given):
+        if path.stem == "b":
+            raise ValueError("a mistake")
+        real(path, *given)
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="a mistake"):
+        patch.setattr(folders, "draw_overlay", mistaken)
+        segment(model, scans, out)
+    assert masks_in(out) in (["a.nii.gz"], ["a.nii.gz", "c.nii.gz"])
+    assert {row["scan"] for row in table(out)} == {name[0] for name in masks_in(out)}
+    computed, done, failures = segment(model, scans, out)
+    assert "a.nii.gz" not in computed and "b.nii" in computed and len(done) == 3 and not failures
 
 
 def tampered(path):
@@ -399,16 +677,11 @@ def with_weights_elsewhere(path):
     save_model(path, graph=graph)
 
 
-def of_two_channels(path):
-    about = metadata(input=an_input(channels=("T1", "T2")))
-    save_model(path, about, graph=linear_graph([[0, 0], [0, 1], [0, 2]], [0, -0.4, -1.1]))
-
-
 FAULTS = {
     "no metadata": (lambda path: save_model(path, props={}), [], "was not made by mimzoo"),
     "tampered metadata": (tampered, [], "the metadata was changed after the export"),
     "weights elsewhere": (with_weights_elsewhere, [], "keeps weights in another file ('../../secret.bin')"),
-    "a channel too few": (of_two_channels, [], "has 1 channel where 2 channels are expected"),
+    "a channel too few": (two_channels, [], "has 1 channel where 2 channels are expected"),
     "too little memory": (save_model, ["--memory", "1MB"], "of memory beside the network, 0.0 MB are left for it"),
 }
 

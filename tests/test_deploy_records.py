@@ -1,5 +1,7 @@
 """Records of scans: read as they were written, or not at all, and true only of whole masks."""
 
+import os
+
 import pytest
 from thresholds import with_content
 
@@ -13,6 +15,8 @@ from mimzoo.deploy.records import (
     read_records,
     record_path,
     remove_leftovers,
+    set_aside,
+    shown,
     write_record,
 )
 
@@ -47,6 +51,48 @@ def test_a_record_holds_no_longer_where_a_mask_is_gone_or_another(folder, change
 
 def test_the_record_of_a_failure_never_holds(folder):
     assert not a_record(folder, failure="a: no such file").holds(folder)
+
+
+def test_a_record_is_of_the_files_it_names_in_their_order_whether_or_not_they_are_there(folder, tmp_path):
+    scan, link, gone = with_content(tmp_path / "t1.nii", b"1"), tmp_path / "link.nii", tmp_path / "t2.nii"
+    link.symlink_to(scan)
+    record = a_record(folder, files=(Source.named(link), Source.named(gone)))
+    with_content(scan, b"another")
+    assert record.is_of([scan, gone]) and record.is_of([link, gone])
+    assert not record.is_of([scan]) and not record.is_of([gone, scan])
+    assert [file.bytes for file in record.files] == [1, 0]
+
+
+def test_a_path_that_is_no_text_is_stored_escaped(folder, tmp_path):
+    odd = with_content(tmp_path / os.fsdecode(b"M\xfcller.nii"), b"")
+    record = a_record(folder, files=(Source.of(odd),))
+    write_record(folder, record)
+    assert read_record(record_path(folder, "a")).is_of([odd]) and shown(odd) == f"{tmp_path}/M\\xfcller.nii"
+    assert shown("Müller.nii") == "Müller.nii"
+
+
+def test_masks_of_the_last_record_and_of_those_before_are_known_until_they_change(folder):
+    old, new = (Content.of(with_content(folder / f"{text}.x", text.encode())) for text in ("old", "new"))
+    record = a_record(folder, masks={"a.nii.gz": new}, left={"a.nii.gz": old, "a-Liver.nii.gz": old})
+    assert record.names() == {"a.nii.gz": new, "a-Liver.nii.gz": old}
+    for name, content, known in (
+        ("a.nii.gz", b"new", True),
+        ("a.nii.gz", b"old", True),
+        ("a.nii.gz", b"by hand", False),
+        ("a-Liver.nii.gz", b"old", True),
+        ("a-Liver.nii.gz", b"new", False),
+    ):
+        assert record.wrote(with_content(folder / name, content)) is known
+    assert not record.wrote(folder / "gone.nii.gz")
+
+
+def test_what_is_set_aside_takes_the_first_free_name(tmp_path):
+    for number in (1, 2, 3):
+        mask = with_content(tmp_path / "a.nii.gz", bytes([number]))
+        assert set_aside(mask) == tmp_path / f"a.nii.gz.kept-{number}" and not mask.exists()
+    (tmp_path / "b.nii.gz.kept-1").symlink_to(tmp_path / "nowhere")
+    assert set_aside(with_content(tmp_path / "b.nii.gz", b"")).name == "b.nii.gz.kept-2"
+    assert (tmp_path / "a.nii.gz.kept-2").read_bytes() == b"\x02"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"\xff", b"null"])

@@ -1,8 +1,10 @@
 """Many scans at once: their files, the masks that they get, and a table of what is told of each."""
 
 import csv
+import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mimzoo.answers import Told
@@ -10,7 +12,8 @@ from mimzoo.deploy.choice import Choice
 from mimzoo.deploy.engines import first_line
 from mimzoo.deploy.models import Predictor, open_model
 from mimzoo.deploy.overlapping import FAILURES
-from mimzoo.errors import DataError, ExportError, MimzooError
+from mimzoo.deploy.records import shown
+from mimzoo.errors import DataError, ExportError, MimzooError, ScanError
 from mimzoo.files import replacing
 from mimzoo.masks import region_paths
 from mimzoo.nifti import stem_of
@@ -39,7 +42,10 @@ def predict_files(
         raise DataError("a scan is given twice, and would have two rows in a table; give each scan once")
 
     def note(files: Files) -> None:
-        found[names[files]] = tell(files)
+        with reading(files):
+            tell.plan(files)
+            scan = tell.read(files)
+        found[names[files]] = tell(scan)
 
     return found, _attempt(note, list(names), progress)
 
@@ -74,8 +80,24 @@ def _attempt(act: Callable[[Files], None], scans: Sequence[Files], progress: Cas
         except FAILURES as error:
             failures.append(sentence_of(error, files))
         if progress is not None:
-            progress(number, len(scans), files[0].name)
+            progress(number, len(scans), shown(files[0].name))
     return failures
+
+
+@contextmanager
+def reading(files: Files) -> Iterator[None]:
+    """Read a scan in this block; whatever its files' content makes the readers raise becomes a ScanError.
+
+    ScanError as well for a file whose path cannot be printed or stored: some of its bytes are no UTF-8.
+    """
+    odd = next((path for path in map(str, files) if shown(path) != path), None)
+    if odd is not None:
+        raise ScanError(f"{shown(odd)}: the path is no UTF-8 text, so no record can name it; rename it")
+    try:
+        yield
+    except (ValueError, ArithmeticError, LookupError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ScanError(f"{files[0]}: the scan cannot be read ({reason}); it may be damaged") from error
 
 
 def sentence_of(error: Exception, files: Files) -> str:
@@ -87,15 +109,16 @@ def targets_of(scans: Sequence[Files], folder: Path, regions: Collection[str]) -
     """Return the path of each scan's mask, or that after which the masks of its regions are called."""
     targets: dict[Files, Path] = {}
     owners: dict[Path, Path] = {}
-    inputs = {path.resolve() for files in scans for path in files}
+    # links may go in circles, which Path.resolve() refuses
+    inputs = {os.path.realpath(path) for files in scans for path in files}
     for files in scans:
         target = targets[files] = folder / f"{stem_of(files[0])}.nii.gz"
         for mask in region_paths(target, regions).values() if regions else [target]:
-            if mask.resolve() in inputs:
+            if os.path.realpath(mask) in inputs:
                 raise DataError(f"the mask {mask} would overwrite a scan; choose another folder for the masks")
             if mask in owners:
                 both = f"{owners[mask]} and {files[0]}"
-                raise DataError(f"{both} would both be written to {mask}; rename one, or run them apart")
+                raise DataError(f"{both} would both be written to {mask}; rename one, or put it into another folder")
             owners[mask] = files[0]
     return targets
 

@@ -1,9 +1,11 @@
 """Masks of many scans in one folder: what is done stays done, what fails stops nothing, processes share the work."""
 
+import os
 import re
+import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from mimzoo.deploy.choice import Choice
 from mimzoo.deploy.claims import Claims
 from mimzoo.deploy.components import Polish, fitted, polished
 from mimzoo.deploy.doubts import doubts
-from mimzoo.deploy.files import CaseProgress, Files, make_folder, sentence_of, split_files, targets_of
+from mimzoo.deploy.files import CaseProgress, Files, make_folder, reading, sentence_of, split_files, targets_of
 from mimzoo.deploy.memory import Manner, memory_left, told_bytes
 from mimzoo.deploy.models import Deployed, Predictor, open_model
 from mimzoo.deploy.overlapping import FAILURES, Line, ending_cleanly
@@ -29,17 +31,19 @@ from mimzoo.deploy.records import (
     read_records,
     record_path,
     remove_leftovers,
+    set_aside,
+    shown,
     write_record,
 )
 from mimzoo.deploy.statistics import TABLE, TREE, measure, write_statistics
-from mimzoo.errors import DataError, ExportError
+from mimzoo.errors import DataError, ExportError, ScanError
 from mimzoo.masks import LabelMap, RegionMap, region_paths
 from mimzoo.nifti import SUFFIXES, stem_of
 from mimzoo.volume import Volume
 
 Note = Callable[[str], object]
 # Files of one scan in a folder, a channel each, as nnU-Net names them: case_0000.nii.gz, case_0001.nii.gz ...
-CHANNEL = re.compile(r"(.+)_(\d{4})")
+CHANNEL = re.compile(r"(.+)_([0-9]{4})")
 # Settings of a manner that leave the masks as they are.
 SPARING = {"batch", "memory_bytes"}
 # What is claimed by whoever writes the statistics; no scan is called so.
@@ -67,8 +71,13 @@ def segment_files(
     and each waits until all are done. A scan that fails does not stop the others. The next scan is read and the last
     one is written while one is computed, where memory allows.
 
+    No file is lost. A file under a mask's name that is not this scan's by its record stays there, and the scan fails;
+    a mask that was changed since it was written is renamed to <mask>.kept-1, or the next free number, before the new
+    one takes its place.
+
     Masks are put right as `polish` says. `progress(done, total, scan)` is called after each scan, `note(sentence)` with
-    what runs the model, with the memory that a scan will take, and with what is doubtful about it.
+    what runs the model, with the memory that a scan will take, with what is doubtful about it, and with each mask that
+    is kept (from the thread that writes).
     Raises DataError, before anything is done, when two scans would have one mask or a mask would overwrite a scan, and
     ExportError for a model that draws no masks.
     """
@@ -78,16 +87,17 @@ def segment_files(
     folder = Path(out_dir)
     task = segment.metadata.task
     chosen = fitted(polish or Polish(), task.names)
-    targets = targets_of(list_scans(scans, len(segment.input.channels), folder), folder, task.regions)
+    listed, faults = list_scans(scans, len(segment.input.channels), folder)
+    targets = targets_of(listed, folder, task.regions)
     for place in (folder, folder / RECORDS, folder / OVERLAYS):
         make_folder(place)
     tell = note or (lambda sentence: None)
     tell(_engine(segment))
     if segment.manner.memory_bytes is not None:
-        segment.graph.warm()
+        segment.graph.warm(segment.manner.batch)
     with closing(Claims(folder / RECORDS)) as claims, ending_cleanly():
         work = Work(segment, chosen, folder, claims, progress, tell, len(targets))
-        jobs = [Job(files, target) for files, target in targets.items()]
+        jobs = [Job(files, target, faults.get(files)) for files, target in targets.items()]
         try:
             left = work.do(jobs)
             if left:
@@ -97,7 +107,8 @@ def segment_files(
                 work.do([job])
         finally:
             work.sum_up()
-        return [path for job in jobs for path in work.done[job]], [*work.failures.values()]
+        failures = [work.failures[job] for job in jobs if job in work.failures]
+        return [path for job in jobs for path in work.done[job]], failures
 
 
 def _engine(model: Deployed) -> str:
@@ -106,13 +117,16 @@ def _engine(model: Deployed) -> str:
     return f"run by {model.graph.about}{others}"
 
 
-def list_scans(scans: Sequence[str | Path], channels: int, out_dir: Path) -> list[Files]:
-    """Return the files of each scan; a folder stands for the scans directly in it, by name, hidden files left out.
+def list_scans(scans: Sequence[str | Path], channels: int, out_dir: Path) -> tuple[list[Files], dict[Files, str]]:
+    """Return the files of each scan, and one sentence for each whose files cannot be its channels.
 
-    Where a model sees several channels, files named as nnU-Net does, case_0000.nii.gz, case_0001.nii.gz and so on, are
-    one scan. Raises DataError for a folder without scans, or that is the folder of the masks as well.
+    A folder stands for the scans directly in it, by name, hidden files left out. Where a model sees several channels,
+    files in a folder that are named as nnU-Net does, case_0000.nii.gz, case_0001.nii.gz and so on, are one scan; their
+    numbers must be 0000 and all that follow, each once.
+    Raises DataError for a folder without scans, or that is the folder of the masks as well.
     """
     found: list[Files] = []
+    faults: dict[Files, str] = {}
     for scan in scans:
         folder = Path(scan)
         if not folder.is_dir():
@@ -123,29 +137,48 @@ def list_scans(scans: Sequence[str | Path], channels: int, out_dir: Path) -> lis
         inside = sorted(p for p in folder.iterdir() if p.name.lower().endswith(SUFFIXES) and p.name[0] != ".")
         if not inside:
             raise DataError(f"{folder}: holds no scans; they are files that end in .nii or .nii.gz")
-        found += _grouped(inside) if channels > 1 else [(path,) for path in inside]
-    return found
+        groups = _grouped(inside) if channels > 1 else {path.name: {path: 0} for path in inside}
+        for case, numbers in groups.items():
+            found.append(tuple(numbers))
+            fault = _misnumbered(case, numbers)
+            if fault is not None:
+                faults[found[-1]] = fault
+    return found, faults
 
 
-def _grouped(paths: Sequence[Path]) -> list[Files]:
-    groups: dict[str, list[Path]] = defaultdict(list)
+def _grouped(paths: Sequence[Path]) -> dict[str, dict[Path, int]]:
+    """Return the files of each scan with the numbers of their channels."""
+    groups: dict[str, dict[Path, int]] = defaultdict(dict)
     for path in paths:
         match = CHANNEL.fullmatch(stem_of(path))
-        groups[match[1] if match else path.name].append(path)
-    return [tuple(group) for group in groups.values()]
+        groups[match[1] if match else path.name][path] = int(match[2]) if match else 0
+    return groups
+
+
+def _misnumbered(case: str, numbers: Mapping[Path, int]) -> str | None:
+    """Return what is wrong with the numbers of a scan's files, in their order; None where they count up from 0."""
+    paths = list(numbers)
+    for number, path in enumerate(paths):
+        if numbers[path] > number:
+            remedy = "add it, or name the files of the scan one by one"
+            return f"{path}: there is no {case}_{number:04}.nii.gz, though channels are numbered from 0000 on; {remedy}"
+        if numbers[path] < number:
+            return f"{path} and {paths[number - 1].name} are both channel {numbers[path]:04} of one scan; remove one"
+    return None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A scan, and the mask that is to be made of it."""
+    """A scan, the mask that is to be made of it, and why that cannot be where its files tell so."""
 
     files: Files
     target: Path
+    fault: str | None = None
 
     @property
     def name(self) -> str:
         """Return what the scan's record, overlay and rows are called after."""
-        return stem_of(self.target)
+        return shown(stem_of(self.target))
 
 
 @dataclass(frozen=True)
@@ -211,12 +244,15 @@ class Work:
             if not self.claims.take(job.name):
                 left.append(job)
                 continue
+            shutil.rmtree(self._begun(job), ignore_errors=True)
             record = read_record(record_path(self.folder, job.name))
-            if record is None or not self._is_done(job, record):
-                remove_leftovers([*self._masks(job), self._overlay(job), record_path(self.folder, job.name)])
+            if record is not None and self._is_done(job, record):
+                self.done[job] = [self.folder / name for name in record.masks]
+            elif job.fault is None and (refusal := self._refusal(job)) is not None:
+                self.failures[job] = shown(refusal)
+            else:
                 yield job
                 continue
-            self.done[job] = [self.folder / name for name in record.masks]
             self._pass(job)
 
     def _is_done(self, job: Job, record: Record) -> bool:
@@ -229,6 +265,21 @@ class Work:
         regions = self.segment.metadata.task.regions
         return list(region_paths(job.target, regions).values()) if regions else [job.target]
 
+    def _refusal(self, job: Job) -> str | None:
+        """Return why the masks of a scan cannot be written: something that is none of them is there, and must stay."""
+        record, scan = read_record(record_path(self.folder, job.name)), ",".join(map(str, job.files))
+        names = record.names() if record is not None else {}
+        remedy = "choose another folder, or move it away"
+        if record is not None and not record.is_of(job.files):
+            for mask in map(self.folder.joinpath, names):
+                if os.path.lexists(mask):
+                    owner = ",".join(file.path for file in record.files)
+                    return f"{mask}: is a mask of {owner}, which that of {scan} would replace; {remedy}"
+        for mask in self._masks(job):
+            if mask.name not in names and os.path.lexists(mask):
+                return f"{mask}: is there already, and no record says that it is a mask of {scan}; {remedy}"
+        return None
+
     def _overlay(self, job: Job) -> Path:
         return self.folder / OVERLAYS / f"{job.name}.png"
 
@@ -236,14 +287,23 @@ class Work:
         """Return whether there is memory for a scan beside another, which counts in full although it is read."""
         left = memory_left(self.segment.manner)
         try:
-            return left is None or sum(self.segment.plan(one.files)[1] for one in (job, current)) <= left
+            return left is None or sum(map(self._plan, (job, current))) <= left
         except FAILURES:
             return False
 
+    def _plan(self, job: Job) -> int:
+        """Return the memory (bytes) that a scan will take; ScanError where it cannot be segmented, by what is known."""
+        with reading(job.files):
+            if job.fault is not None:
+                raise ScanError(job.fault)
+            return self.segment.plan(job.files, bool(self.polish))[1]
+
     def _read(self, job: Job) -> Seen:
-        _, need = self.segment.plan(job.files)
+        remove_leftovers([self._overlay(job), record_path(self.folder, job.name)])
+        need = self._plan(job)
         files = tuple(map(Source.of, job.files))
-        volume = self.segment.read(job.files)
+        with reading(job.files):
+            volume = self.segment.read(job.files)
         return Seen(files, volume, need, doubts(volume, self.segment.input))
 
     def _compute(self, job: Job, seen: Seen) -> tuple[Seen, LabelMap | RegionMap]:
@@ -260,38 +320,77 @@ class Work:
         seen, drawn = made
         if self.polish:
             drawn = polished(drawn, self.polish)
-        if isinstance(drawn, RegionMap):
-            files = dict(zip(drawn.save(job.target), drawn.masks.items(), strict=True))
-            maps = {path: LabelMap(mask, drawn.grid, {1: name}) for path, (name, mask) in files.items()}
-        else:
-            drawn.save(job.target)
-            maps = {job.target: drawn}
-        draw_overlay(self._overlay(job), seen.volume, as_labels(drawn))
-        record = Record(
-            scan=job.name,
-            files=seen.files,
-            maker=self.maker,
-            run_by=self.segment.graph.about,
-            warnings=seen.warnings,
-            channels=self.segment.input.channels,
-            masks={path.name: Content.of(path) for path in maps},
-            labels=tuple(row for path, mask in maps.items() for row in measure(path.name, mask, seen.volume)),
-        )
-        write_record(self.folder, record)
+        with self._beginning(job) as begun:
+            if isinstance(drawn, RegionMap):
+                files = dict(zip(drawn.save(begun / job.target.name), drawn.masks.items(), strict=True))
+                maps = {path: LabelMap(mask, drawn.grid, {1: name}) for path, (name, mask) in files.items()}
+            else:
+                drawn.save(begun / job.target.name)
+                maps = {begun / job.target.name: drawn}
+            draw_overlay(self._overlay(job), seen.volume, as_labels(drawn))
+            record = Record(
+                scan=job.name,
+                files=seen.files,
+                maker=self.maker,
+                run_by=self.segment.graph.about,
+                warnings=seen.warnings,
+                channels=self.segment.input.channels,
+                masks={path.name: Content.of(path) for path in maps},
+                left=self._left(job),
+                labels=tuple(row for path, mask in maps.items() for row in measure(path.name, mask, seen.volume)),
+            )
+            self._put(job, begun, record)
         return record
 
+    def _put(self, job: Job, begun: Path, record: Record) -> None:
+        """Give masks their names, once a record tells what they hold: a kill at any moment leaves none unknown."""
+        refusal = self._refusal(job)
+        if refusal is not None:
+            raise DataError(refusal)
+        before = read_record(record_path(self.folder, job.name))
+        for mask in map(self.folder.joinpath, record.masks):
+            if before is not None and os.path.lexists(mask) and not before.wrote(mask):
+                self.tell(shown(f"{mask}: is not as it was written, so it is kept, as {set_aside(mask).name}"))
+        write_record(self.folder, record)
+        for name in record.masks:
+            (begun / name).replace(self.folder / name)
+
+    def _begun(self, job: Job) -> Path:
+        return self.folder / RECORDS / f"{job.name}.begun"
+
+    @contextmanager
+    def _beginning(self, job: Job) -> Iterator[Path]:
+        """Yield a folder for the masks of a scan until they get their names; nothing of it stays."""
+        begun = self._begun(job)
+        begun.mkdir()
+        try:
+            yield begun
+        finally:
+            shutil.rmtree(begun, ignore_errors=True)
+
+    def _left(self, job: Job) -> dict[str, Content]:
+        """Return what was written of a scan before, by its record."""
+        record = read_record(record_path(self.folder, job.name))
+        return record.names() if record is not None and record.is_of(job.files) else {}
+
     def _note_failure(self, job: Job, sentence: str) -> None:
-        self.failures[job] = sentence
+        self.failures[job] = sentence = shown(sentence)
         # A disk that is full has no room for this either.
         with suppress(OSError):
-            files = tuple(Source.of(path) for path in job.files if path.is_file())
-            run_by = self.segment.graph.about
-            write_record(
-                self.folder, Record(scan=job.name, files=files, maker=self.maker, run_by=run_by, failure=sentence)
-            )
+            # Whatever the record here tells of files that are not this scan's must still be told.
+            if self._refusal(job) is None:
+                record = Record(
+                    scan=job.name,
+                    files=tuple(map(Source.named, job.files)),
+                    maker=self.maker,
+                    run_by=self.segment.graph.about,
+                    failure=sentence,
+                    left=self._left(job),
+                )
+                write_record(self.folder, record)
 
     def _pass(self, job: Job) -> None:
         self.claims.release(job.name)
         self.passed += 1
         if self.progress is not None:
-            self.progress(self.passed, self.total, job.files[0].name)
+            self.progress(self.passed, self.total, shown(job.files[0].name))

@@ -1,6 +1,8 @@
-"""What was done with each scan, in a file beside the masks: written last, and believed only where it is still true."""
+"""What was done with each scan, in a file beside the masks: believed only where the masks are those it tells of."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Literal, Self
 
@@ -10,6 +12,11 @@ from mimzoo.files import replacing, sha256_of
 from mimzoo.recipes import Block
 
 FOLDER = "records"
+
+
+def shown(path: Path | str) -> str:
+    """Return a path as it is printed and stored: bytes that are no UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class Content(Block):
@@ -35,7 +42,12 @@ class Source(Block):
     def of(cls, path: Path) -> Self:
         """Return what a file is now; OSError where there is none."""
         found = path.stat()
-        return cls(path=str(path.resolve()), bytes=found.st_size, modified_ns=found.st_mtime_ns)
+        return cls(path=real_path(path), bytes=found.st_size, modified_ns=found.st_mtime_ns)
+
+    @classmethod
+    def named(cls, path: Path) -> Self:
+        """Return what a file is now, or, of one that is not there, its path alone."""
+        return cls.of(path) if path.is_file() else cls(path=real_path(path), bytes=0, modified_ns=0)
 
 
 class Maker(Block):
@@ -59,7 +71,10 @@ class Measured(Block):
 
 
 class Record(Block):
-    """What was done with a scan, and why it failed where it did; `masks` by the names of their files."""
+    """What was done with a scan, and why it failed where it did; `masks` by the names of their files.
+
+    It is there before the masks get these names. `left` is what earlier ones wrote of the scan, and may still be there.
+    """
 
     format: Literal[1] = 1
     scan: str
@@ -70,6 +85,7 @@ class Record(Block):
     warnings: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
     masks: dict[str, Content] = Field(default_factory=dict)
+    left: dict[str, Content] = Field(default_factory=dict)
     labels: tuple[Measured, ...] = ()
 
     def holds(self, folder: Path) -> bool:
@@ -78,6 +94,26 @@ class Record(Block):
             return self.failure is None and all(Content.of(folder / name) == at for name, at in self.masks.items())
         except OSError:
             return False
+
+    def is_of(self, files: Sequence[Path]) -> bool:
+        """Return whether this is of the scan with these files, whatever they held then."""
+        return [file.path for file in self.files] == list(map(real_path, files))
+
+    def names(self) -> dict[str, Content]:
+        """Return what was written of the scan last under each name."""
+        return {**self.left, **self.masks}
+
+    def wrote(self, mask: Path) -> bool:
+        """Return whether a file is a mask of the scan as it was written, and can be read."""
+        try:
+            return Content.of(mask) in (self.masks.get(mask.name), self.left.get(mask.name))
+        except OSError:
+            return False
+
+
+def real_path(path: Path) -> str:
+    """Return the path of a file, which need not be there, without links, as it is stored."""
+    return shown(os.path.realpath(path))
 
 
 def record_path(folder: Path, scan: str) -> Path:
@@ -112,6 +148,12 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
     for path in paths:
         for left in path.parent.glob(f".{_literal(path.name)}.*.part"):
             left.unlink(missing_ok=True)
+
+
+def set_aside(mask: Path) -> Path:
+    """Return where a mask is kept from now on: beside its place, under a name that is free and ends like no scan's."""
+    kept = next(path for n in count(1) if not os.path.lexists(path := mask.with_name(f"{mask.name}.kept-{n}")))
+    return mask.rename(kept)
 
 
 def _literal(name: str) -> str:
