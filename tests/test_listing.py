@@ -60,7 +60,8 @@ def test_weights_that_a_card_names_are_here_on_the_hub_or_missing(tmp_path):
 
 def test_the_table_has_size_data_licence_metrics_and_where_the_weights_are():
     (row,) = [line for line in text(models_table(SHIPPED)).splitlines() if line.startswith(SHIPPED)]
-    for told in ("encoder", "vit-tiny", "10.9 MB", "CC-BY-SA-4.0", "validation loss 0.329", "here"):
+    loss = f"validation loss {find_card(SHIPPED).block.metrics[0].value:.3f}"
+    for told in ("encoder", "vit-tiny", "10.9 MB", "CC-BY-SA-4.0", loss, "here"):
         assert told in row
 
 
@@ -80,6 +81,7 @@ def test_a_pattern_that_no_name_matches_is_answered(pattern, advice):
 
 
 def test_what_is_told_of_one_model_names_all_that_a_user_must_know():
-    shown = text(info_table(SHIPPED))
-    for told in ("MR at 1 x 1 x 1 mm", "CC-BY-SA-4.0", "mimzoo pretrain", "validation loss 0.3288", "here, 10.9 MB"):
+    shown, block = text(info_table(SHIPPED)), find_card(SHIPPED).block
+    loss = f"validation loss {block.metrics[0].value:.4f}"
+    for told in ("MR at 1 x 1 x 1 mm", "CC-BY-SA-4.0", block.command, loss, "here, 10.9 MB"):
         assert told in shown
