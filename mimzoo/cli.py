@@ -392,14 +392,17 @@ def probe(
 
 
 def _onnx_of(model: str) -> Path:
+    from mimzoo.cards import read_card
     from mimzoo.errors import ExportError
     from mimzoo.hub import find_model
     from mimzoo.verified import verify
 
     folder = Path(model)
-    if model.endswith(".onnx") or ((folder / "model.onnx").is_file() and not (folder / "README.md").is_file()):
+    here = (folder / "model.onnx").is_file()
+    if model.endswith(".onnx") or (here and not (folder / "README.md").is_file()):
         return folder
-    card = find_model(folder if folder.is_dir() else model)
+    # What is here needs no weights, which a card might have fetched.
+    card = read_card(folder) if here else find_model(model)
     if card.block.onnx is None and card.file("model.onnx") is None:
         raise ExportError(f"{card.name} has no model.onnx; make one with: mimzoo export {model}")
     path = card.required("model.onnx")

@@ -24,6 +24,7 @@ class Sweep:
     `body_box`, and all outside is background. Every window is seen mirrored along the axes `mirror` and all their
     combinations too, and what is predicted of it averaged; in a view that is mirrored along X the outputs stand at the
     places `swapped`, where left and right have outputs of their own. `threads` blend what is predicted.
+    Raises ShapeError for an overlap outside 0..1.
     """
 
     roi: Size
@@ -36,12 +37,15 @@ class Sweep:
     swapped: tuple[int, ...] = ()
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise ShapeError(f"an overlap of {self.overlap} is not allowed; it must be at least 0 and below 1")
+
 
 class Layout:
     """The windows of a sweep over a volume of `shape`, which is nowhere smaller than the window.
 
-    Where windows begin and end cuts the volume into blocks: a window covers a block or does not touch it. Raises
-    ShapeError for an overlap outside 0..1.
+    Where windows begin and end cuts the volume into blocks: a window covers a block or does not touch it.
     """
 
     def __init__(self, shape: Sequence[int], sweep: Sweep) -> None:
@@ -101,7 +105,7 @@ def most_held(shape: Sequence[int], sweep: Sweep) -> int:
     """Return how many voxels lie, at most, in blocks that are begun and not yet done, see `Layout`.
 
     The blocks of one window are begun together. Windows are not listed, so that this takes no longer for a volume that
-    nothing could hold. Raises ShapeError for an overlap outside 0..1.
+    nothing could hold.
     """
     steps = _steps(sweep)
     lines = [Line(shape[axis], sweep.roi[axis], steps[axis]) for axis in _outermost_first(sweep.axis)]
@@ -149,9 +153,7 @@ def places(corner: Sequence[int], roi: Sequence[int]) -> Places:
 
 
 def _steps(sweep: Sweep) -> list[int]:
-    """Return how far apart windows begin along each axis; ShapeError for an overlap with which they never would."""
-    if not 0 <= sweep.overlap < 1:
-        raise ShapeError(f"overlap {sweep.overlap} is not allowed; it must be at least 0 and below 1")
+    """Return how far apart windows begin along each axis."""
     return [max(int(length * (1 - sweep.overlap)), 1) for length in sweep.roi]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from thresholds import noise, save_model, save_scan
 
-from mimzoo.cards import override, write_card
+from mimzoo.cards import override, read_card, update_card, write_card
 
 
 def mimzoo(*arguments, **environment):
@@ -76,6 +76,12 @@ def test_the_road_by_commands(tiny_encoder, tiny_segmenter, phantoms, tmp_path, 
     done = mimzoo("segment", "./seg", *scans, broken, "-o", "masks")
     assert done.returncode == 1 and "2 masks in masks" in done.stdout and "broken.nii.gz" in done.stderr
     assert sorted(path.name for path in (tmp_path / "masks").glob("*.nii.gz")) == sorted(scan.name for scan in scans)
+    # Where the graph is, no weights are wanted, not even from where the card says they were published.
+    seg = read_card(tmp_path / "seg")
+    (tmp_path / "seg" / "model.safetensors").unlink()
+    write_card(update_card(seg, weights={**seg.block.weights.model_dump(), "repo": "me/seg", "tag": "v1"}), seg.folder)
+    done = mimzoo("segment", "./seg", scans[0], "-o", "alone", HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
     # What is not the file that the card names draws nothing.
     graph = tmp_path / "seg" / "model.onnx"
     graph.write_bytes(graph.read_bytes() + b" ")

@@ -10,7 +10,6 @@ that a run's card never loses what people wrote. What the model computes of fixe
 
 import argparse
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,8 @@ import torch
 from golden import Golden, activation_of, mask_of, waves, write_golden
 from onnx import TensorProto, numpy_helper
 from PIL import Image
+from study_grid import FOLDER
+from study_page import read_record
 
 from mimzoo.blocks import Artefact
 from mimzoo.cards import Card, find_card, read_card, update_card, write_card
@@ -31,7 +32,7 @@ from mimzoo.models import load
 from mimzoo.weights import read_weights, save_weights
 
 ROOT = Path(__file__).parents[1] / "model_cards"
-RECORDS = Path(__file__).parents[1] / "docs" / "study" / "records"
+RECORDS = FOLDER / "records"
 FILES = {"weights": "model.safetensors", "pretraining_weights": "pretraining.safetensors"}
 COPIED = ("reconstruction.png", "curves.png", "overlays.png", "metrics.json", "split.json")
 LARGEST_BYTES = 12_000_000
@@ -106,10 +107,10 @@ def as_recorded(card: Card, run: str) -> Card:
     path = RECORDS / f"{run}.json"
     if not path.is_file():
         return card
-    apart = f"{json.loads(path.read_text(encoding='utf-8'))['selection']} training scans set apart"
-    told = [each.protocol.replace("the validation scans", apart) for each in card.block.metrics]
+    apart = f"{read_record(path).told['selection']} training scans set apart"
     metrics = [
-        each.model_copy(update={"protocol": words}) for each, words in zip(card.block.metrics, told, strict=True)
+        each.model_copy(update={"protocol": each.protocol.replace("the validation scans", apart)})
+        for each in card.block.metrics
     ]
     return update_card(card, metrics=metrics, command=f"python tools/reproduce.py {run} --data DIR")
 

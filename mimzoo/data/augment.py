@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mimzoo.recipes import Augmentation
+from mimzoo.sides import X
 
 Item = dict[str, Any]
 Augment = Callable[[Item, int], Item]
@@ -54,7 +55,7 @@ def _transforms(recipe: Augmentation, spacing_mm: tuple[float, float, float]) ->
     if recipe.blur_mm:
         yield RandBlurd(VOLUME, often, recipe.blur_mm, spacing_mm)
     for axis in recipe.flip_axes:
-        if axis == 0 and recipe.sided_labels:
+        if axis == X and recipe.sided_labels:
             yield RandSidesd(BOTH, often, recipe.sided_labels)
         else:
             yield monai.RandFlipd(BOTH, often, axis, allow_missing_keys=True)

@@ -245,10 +245,10 @@ class Work:
                 left.append(job)
                 continue
             shutil.rmtree(self._begun(job), ignore_errors=True)
-            record = read_record(record_path(self.folder, job.name))
+            record = self._record(job)
             if record is not None and self._is_done(job, record):
                 self.done[job] = [self.folder / name for name in record.masks]
-            elif job.fault is None and (refusal := self._refusal(job)) is not None:
+            elif job.fault is None and (refusal := self._refusal(job, record)) is not None:
                 self.failures[job] = shown(refusal)
             else:
                 yield job
@@ -265,9 +265,13 @@ class Work:
         regions = self.segment.metadata.task.regions
         return list(region_paths(job.target, regions).values()) if regions else [job.target]
 
-    def _refusal(self, job: Job) -> str | None:
+    def _record(self, job: Job) -> Record | None:
+        """Return what was done with a scan before."""
+        return read_record(record_path(self.folder, job.name))
+
+    def _refusal(self, job: Job, record: Record | None) -> str | None:
         """Return why the masks of a scan cannot be written: something that is none of them is there, and must stay."""
-        record, scan = read_record(record_path(self.folder, job.name)), ",".join(map(str, job.files))
+        scan = ",".join(map(str, job.files))
         names = record.names() if record is not None else {}
         remedy = "choose another folder, or move it away"
         if record is not None and not record.is_of(job.files):
@@ -318,6 +322,7 @@ class Work:
 
     def _write(self, job: Job, made: tuple[Seen, LabelMap | RegionMap]) -> Record:
         seen, drawn = made
+        before = self._record(job)
         if self.polish:
             drawn = polished(drawn, self.polish)
         with self._beginning(job) as begun:
@@ -336,18 +341,17 @@ class Work:
                 warnings=seen.warnings,
                 channels=self.segment.input.channels,
                 masks={path.name: Content.of(path) for path in maps},
-                left=self._left(job),
+                left=_left(job, before),
                 labels=tuple(row for path, mask in maps.items() for row in measure(path.name, mask, seen.volume)),
             )
-            self._put(job, begun, record)
+            self._put(job, begun, before, record)
         return record
 
-    def _put(self, job: Job, begun: Path, record: Record) -> None:
+    def _put(self, job: Job, begun: Path, before: Record | None, record: Record) -> None:
         """Give masks their names, once a record tells what they hold: a kill at any moment leaves none unknown."""
-        refusal = self._refusal(job)
+        refusal = self._refusal(job, before)
         if refusal is not None:
             raise DataError(refusal)
-        before = read_record(record_path(self.folder, job.name))
         for mask in map(self.folder.joinpath, record.masks):
             if before is not None and os.path.lexists(mask) and not before.wrote(mask):
                 self.tell(shown(f"{mask}: is not as it was written, so it is kept, as {set_aside(mask).name}"))
@@ -368,24 +372,20 @@ class Work:
         finally:
             shutil.rmtree(begun, ignore_errors=True)
 
-    def _left(self, job: Job) -> dict[str, Content]:
-        """Return what was written of a scan before, by its record."""
-        record = read_record(record_path(self.folder, job.name))
-        return record.names() if record is not None and record.is_of(job.files) else {}
-
     def _note_failure(self, job: Job, sentence: str) -> None:
         self.failures[job] = sentence = shown(sentence)
         # A disk that is full has no room for this either.
         with suppress(OSError):
+            before = self._record(job)
             # Whatever the record here tells of files that are not this scan's must still be told.
-            if self._refusal(job) is None:
+            if self._refusal(job, before) is None:
                 record = Record(
                     scan=job.name,
                     files=tuple(map(Source.named, job.files)),
                     maker=self.maker,
                     run_by=self.segment.graph.about,
                     failure=sentence,
-                    left=self._left(job),
+                    left=_left(job, before),
                 )
                 write_record(self.folder, record)
 
@@ -394,3 +394,8 @@ class Work:
         self.passed += 1
         if self.progress is not None:
             self.progress(self.passed, self.total, shown(job.files[0].name))
+
+
+def _left(job: Job, record: Record | None) -> dict[str, Content]:
+    """Return what was written of a scan before, by its record."""
+    return record.names() if record is not None and record.is_of(job.files) else {}

@@ -42,10 +42,9 @@ class Deployed:
             raise ExportError(f"{self.path}: no crops were mirrored in its training; name the axes, or do without")
         try:
             refuse_unpaired(self.metadata.task, self.mirror, self.metadata.sided_labels)
-        except ValueError as error:
+            self._sweep()
+        except (ValueError, ShapeError) as error:
             raise ExportError(f"{self.path}: {error}") from None
-        if not 0 <= self.overlap < 1:
-            raise ExportError(f"an overlap of {self.overlap} is not allowed; it must be at least 0 and below 1")
         found = self.metadata.task.kind
         if found not in self.kinds:
             right = next(known.__name__ for known in MODELS if found in known.kinds)
